@@ -1,0 +1,64 @@
+"""Trains, evaluates and applies the pyramid.
+
+    python main.py --config=configs/quickstart.py --workdir=ckpt
+    python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
+    python main.py --mode=predict --workdir=ckpt --video=FILE
+
+The same command again resumes. `--config.section.key=value` overrides a value of the config.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: configs/NAME.py[:argument].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train_and_evaluate",
+    ["train_and_evaluate", "train", "evaluate", "predict"],
+    "What to do.",
+)
+_VIDEO = flags.DEFINE_string("video", None, "Video file to predict.")
+
+
+def main(arguments: list[str]) -> None:
+    # Imported here so that --help does not wait for grain and orbax.
+    from stpyramid_jax.evaluation import predict, protocol, report
+    from stpyramid_jax.experiment import build_experiment
+    from stpyramid_jax.input.tfrecord import Shards
+    from stpyramid_jax.training import loop
+
+    if len(arguments) > 1:
+        raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
+    workdir, mode = Path(_WORKDIR.value), _MODE.value
+    if mode == "predict":
+        if not _VIDEO.value:
+            raise ValueError("--mode=predict needs --video=FILE")
+        for name, probability in predict.predict(workdir, Path(_VIDEO.value))[:5]:
+            print(f"{probability:7.2%}  {name}")
+        return
+    if _CONFIG.value is None:
+        raise ValueError(f"--mode={mode} needs --config=configs/NAME.py")
+    shards = Shards(_CONFIG.value.data.dir)
+    experiment = build_experiment(_CONFIG.value.to_dict(), num_classes=len(shards.classes))
+    if mode != "evaluate":
+        loop.train(experiment, shards, workdir)
+    if mode != "train":
+        print(report.table(protocol.evaluate(experiment, shards, workdir)))
+
+
+def _run(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
+    try:
+        main(arguments)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    app.run(_run)

@@ -1,0 +1,90 @@
+"""Classes of one video file: decode, flow, forward; the most probable first."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stpyramid_jax.evaluation.protocol import clip_scores, load_variables
+from stpyramid_jax.experiment import load_experiment
+from stpyramid_jax.input.pipeline import InputConfig, eval_batches
+from stpyramid_jax.input.sampling import field_indices, test_samples
+from stpyramid_jax.input.tfrecord import Video
+from stpyramid_jax.models.pyramid import create_model
+from stpyramid_jax.preparation.decode import frames
+from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.training.sharding import make_mesh
+
+
+def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
+    """Every class with its probability, the most probable first.
+
+    The views are those of the run's evaluation, at the frame size and with the flow of the data
+    set it was trained on. A video of any length is decoded twice and never held in memory; flow
+    is computed where a view needs it only.
+
+    Raises:
+      ValueError: no trained run in the workdir, or a video that does not decode or is too short.
+    """
+    experiment, dataset = load_experiment(workdir)
+    mesh = make_mesh()
+    variables, _ = load_variables(experiment, workdir, mesh)
+    settings = experiment.evaluation
+    try:
+        clip = Clip(
+            video, tuple(dataset["size"]), dataset["flow"], experiment.input, settings.positions
+        )
+    except ValueError as error:
+        raise ValueError(f"{video}: {error}") from error
+    rows = -(-settings.batch_size // mesh.size) * mesh.size
+    batches = eval_batches(
+        clip, np.zeros(1, np.int64), experiment.input, settings.positions, settings.crops, rows
+    )
+    scores = clip_scores(variables, create_model(experiment.model), batches, mesh)[0]
+    probabilities = np.exp(scores - scores.max())
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities)
+    return [(dataset["classes"][k], float(probabilities[k])) for k in order]
+
+
+class Clip:
+    """A video file as a source of one clip, holding only what evaluation will ask of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        method: str,
+        config: InputConfig,
+        positions: int,
+    ):
+        count = sum(1 for _ in frames(path))
+        if count < config.length + 1:
+            raise ValueError(
+                f"has {count} frames, fewer than the {config.length + 1} of one snippet"
+            )
+        samples = test_samples(
+            count - 1, positions, config.snippets, config.length, config.test_tau
+        )
+        wanted = {i for s in samples for i in field_indices(s, count - 1, config.length).flat}
+        pictures = {sample.t for sample in samples}
+        self.videos = (Video(path.name, -1, "", count, count - 1, 0, {}),)
+        self._frames: dict[int, np.ndarray] = {}
+        self._fields: dict[int, np.ndarray] = {}
+        run: list[int] = []  # frames in a row whose flow is wanted
+        images: list[np.ndarray] = []
+        for number, image in enumerate(frames(path, size)):
+            if number in pictures:
+                self._frames[number] = image
+            if number in wanted or number - 1 in wanted:
+                run.append(number)
+                images.append(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+            if run and number not in wanted:
+                self._fields |= zip(run, flow_fields(images, method), strict=False)
+                run, images = [], []
+
+    def rgb(self, video: int, frame: int) -> np.ndarray:
+        return self._frames[frame]
+
+    def flow(self, video: int, start: int, length: int) -> np.ndarray:
+        return np.stack([self._fields[number] for number in range(start, start + length)])

@@ -1,0 +1,114 @@
+"""Class scores of clips: views at evenly spaced positions, scores averaged before the softmax."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from stpyramid_jax.evaluation.report import write_report
+from stpyramid_jax.experiment import Experiment, check_workdir, run_record
+from stpyramid_jax.input.pipeline import eval_batches
+from stpyramid_jax.input.tfrecord import Shards
+from stpyramid_jax.models.pyramid import Pyramid, create_model
+from stpyramid_jax.progress import progress_bar
+from stpyramid_jax.training.checkpoint import Checkpoints
+from stpyramid_jax.training.sharding import make_mesh, shard_batch
+from stpyramid_jax.training.state import abstract_state
+
+_INPUTS = ("rgb", "flow")
+
+
+def forward(
+    variables: Any, inputs: Mapping[str, Array], *, model: Pyramid
+) -> Float[Array, "B K"]:
+    """Scores of each position, the mean over its crops: inputs are [B, crops, ...]."""
+    rows, crops = next(iter(inputs.values())).shape[:2]
+    folded = {name: x.reshape(rows * crops, *x.shape[2:]) for name, x in inputs.items()}
+    logits = model.apply(variables, folded, train=False).logits
+    return logits.reshape(rows, crops, -1).mean(axis=1)
+
+
+def clip_scores(
+    variables: Any,
+    model: Pyramid,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+    progress=lambda rows: None,
+) -> dict[int, Float[np.ndarray, " K"]]:
+    """Mean class scores by video over all its positions and crops (before the softmax).
+
+    Args:
+      batches: of `eval_batches`; rows whose mask is False count nothing.
+      progress: called with the number of positions done.
+    """
+    step = jax.jit(functools.partial(forward, model=model))
+    totals: dict[int, np.ndarray] = {}
+    counts: dict[int, int] = {}
+    for batch in batches:
+        inputs = {name: batch[name] for name in _INPUTS if name in batch}
+        scores = np.asarray(step(variables, shard_batch(inputs, mesh)), np.float64)
+        for video, row, valid in zip(batch["video"].tolist(), scores, batch["mask"], strict=True):
+            if valid:
+                totals[video] = totals.get(video, 0) + row
+                counts[video] = counts.get(video, 0) + 1
+        progress(int(batch["mask"].sum()))
+    return {video: totals[video] / counts[video] for video in sorted(totals)}
+
+
+def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
+    """Scores the test part of the split with the latest checkpoint and writes the report.
+
+    Returns:
+      the report's folder, `evaluation/<positions>x<crops>-<split>`.
+
+    Raises:
+      ValueError: the workdir holds no checkpoint, or one of another model or data set.
+    """
+    check_workdir(workdir, run_record(experiment, shards))
+    mesh = make_mesh()
+    variables, step = load_variables(experiment, workdir, mesh)
+    settings, split = experiment.evaluation, experiment.data.split
+    videos = shards.select(split, "test")
+    batches = eval_batches(
+        shards,
+        videos,
+        experiment.input,
+        settings.positions,
+        settings.crops,
+        settings.batch_size,
+    )
+    total = len(videos) * settings.positions
+    with progress_bar(f"evaluating {len(videos)} clips", total) as advance:
+        scores = clip_scores(variables, create_model(experiment.model), batches, mesh, advance)
+    folder = workdir / "evaluation" / f"{settings.positions}x{settings.crops}-{split}"
+    clips = [shards.videos[video] for video in scores]
+    write_report(
+        folder,
+        np.stack(list(scores.values())),
+        np.array([clip.label for clip in clips]),
+        [clip.name for clip in clips],
+        shards.classes,
+        {
+            "protocol": f"{settings.positions} positions x {settings.crops} crops",
+            "dataset": shards.name,
+            "digest": shards.digest,
+            "split": split,
+            "step": step,
+        },
+    )
+    return folder
+
+
+def load_variables(experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh):
+    """The latest checkpoint's variables and its step."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if checkpoints.latest_step is None:
+        raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
+    target = abstract_state(experiment, mesh)
+    state, _ = checkpoints.restore(target, parts=("params", "collections"))
+    checkpoints.close()
+    return state.variables, int(state.step)

@@ -1,0 +1,220 @@
+"""An experiment's configuration: free-form at the edge, frozen and checked inside."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stpyramid_jax.input.pipeline import InputConfig
+from stpyramid_jax.input.tfrecord import Shards
+from stpyramid_jax.models.pyramid import ModelConfig
+from stpyramid_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Prepared shards, and which of their splits is trained and evaluated on."""
+
+    dir: str
+    split: str = "split1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, in what batches, and how often the run is written down (in steps).
+
+    `weights` names ImageNet weights of the backbone; empty trains from scratch.
+    """
+
+    steps: int
+    batch_size: int
+    log_every: int = 20
+    checkpoint_every: int = 500
+    weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Views whose class scores are averaged: evenly spaced positions x crops (TSN: 25 x 10).
+
+    `batch_size` counts positions, each with all its crops.
+    """
+
+    positions: int = 25
+    crops: int = 10
+    batch_size: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run is made of, beside the bytes of its data set."""
+
+    seed: int
+    data: DataConfig
+    input: InputConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+
+def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
+    """Checks a configuration and freezes it.
+
+    Sections are the fields of `Experiment`. The model's classes come from the data set, and the
+    input takes its snippets from the model.
+
+    Raises:
+      ValueError: an unknown or missing key (the nearest right one is named), a value of a wrong
+        type, or one that is impossible.
+    """
+    _check_keys(config, [field.name for field in dataclasses.fields(Experiment)], "")
+    model = _section(ModelConfig, config, "model", num_classes=num_classes)
+    streams = {(True, False): "spatial", (False, True): "temporal", (True, True): "both"}
+    experiment = Experiment(
+        seed=_typed(config["seed"], int, "seed"),
+        data=_section(DataConfig, config, "data"),
+        input=_section(
+            InputConfig,
+            config,
+            "input",
+            streams=streams[model.uses_rgb, model.uses_flow],
+            snippets=model.snippets,
+            length=model.snippet_length,
+        ),
+        model=model,
+        optimizer=_section(OptimizerConfig, config, "optimizer"),
+        training=_section(TrainingConfig, config, "training"),
+        evaluation=_section(EvaluationConfig, config, "evaluation"),
+    )
+    for section in ("training", "evaluation"):
+        for key, value in dataclasses.asdict(getattr(experiment, section)).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{section}.{key}={value}: at least 1")
+    return experiment
+
+
+def run_record(experiment: Experiment, shards: Shards) -> dict[str, Any]:
+    """What `config.json` holds: the experiment, and what a model must know of its data set."""
+    values = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    dataset = {
+        "name": shards.name,
+        "digest": shards.digest,
+        "classes": list(shards.classes),
+        "size": shards.parameters["size"],
+        "flow": shards.parameters["flow"]["method"],
+    }
+    return values | {"dataset": dataset}
+
+
+def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment and the data set that `config.json` of a workdir holds.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; --workdir must be the folder of a trained run")
+    record = json.loads(path.read_text())
+    hints = typing.get_type_hints(Experiment)
+    sections = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    parts = {name: _section(hint, record, name) for name, hint in sections.items()}
+    return Experiment(seed=record["seed"], **parts), record["dataset"]
+
+
+def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes `config.json`, or refuses a workdir that holds a run of another model or data set.
+
+    What does not change what the parameters mean (steps, logging, evaluation, paths) may differ.
+
+    Raises:
+      ValueError: the keys that differ, with both values.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        known, wanted = (_flatten(json.loads(path.read_text())), _flatten(record))
+        differing = [
+            f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
+            for key in sorted(known.keys() | wanted.keys())
+            if key.split(".")[0] in ("model", "dataset") or key == "data.split"
+            if known.get(key) != wanted.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"{workdir} holds another run; take another --workdir ({'; '.join(differing)})"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(path)
+
+
+def parse_argument(argument: str, **defaults: str) -> dict[str, str]:
+    """Reads a config file's argument, `key=value,key=value`.
+
+    >>> parse_argument("model=A", model="D", split="1")
+    {'model': 'A', 'split': '1'}
+    """
+    values = dict(defaults)
+    for part in filter(None, (argument or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in defaults:
+            raise ValueError(
+                f"config argument {part!r}: write key=value, with key one of {', '.join(defaults)}"
+            )
+        values[key] = value
+    return values
+
+
+def _section(cls, config: Mapping[str, Any], name: str, **given):
+    """Builds a section's dataclass from the config's values and those `given` from elsewhere."""
+    values = dict(config[name])
+    hints = typing.get_type_hints(cls)
+    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    _check_keys(values, [key for key in hints if key not in given], name, set(required) - {*given})
+    typed = {key: _typed(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+    return cls(**typed, **given)
+
+
+def _check_keys(values: Mapping[str, Any], known: list[str], where: str, required=()) -> None:
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"config key {prefix}{key}: unknown; did you mean {prefix}{nearest}?")
+    for key in required if where else known:
+        if key not in values:
+            raise ValueError(f"config key {prefix}{key}: missing")
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """The value as its field's type: integers pass as floats, lists as tuples; nothing else."""
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        items = typing.get_args(hint)
+        items = items[:1] * len(value) if items[-1] is Ellipsis else items
+        if len(items) == len(value):
+            return tuple(_typed(v, item, key) for v, item in zip(value, items, strict=True))
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif origin is not tuple and isinstance(value, hint) and isinstance(value, bool) == (
+        hint is bool
+    ):
+        return value
+    name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
+    raise ValueError(f"config key {key}={value!r}: must be {name}")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

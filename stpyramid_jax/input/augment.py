@@ -1,0 +1,121 @@
+"""Views: a box of the frame, resized to a square and possibly mirrored, in bytes on the host.
+
+One view serves the RGB frame and every flow field of a sample, so that the streams stay aligned.
+Boxes are those of Temporal Segment Networks (TSN): sides from a few scales of the frame's short
+side, placed on a fixed grid. Resizing is plain bilinear and does not rescale displacements: flow
+keeps its unit, pixels of the prepared frame, as in TSN.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+# Quarters of the free room (down, right): centre, corners, and TSN's eight more.
+_CENTRE = ((2, 2),)
+_CORNERS = ((0, 0), (0, 4), (4, 0), (4, 4))
+_MORE = ((0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3))
+
+
+@dataclass(frozen=True)
+class View:
+    """Box `[y, y + height) x [x, x + width)` in pixels, mirrored left to right if `flip`."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    flip: bool
+
+
+def train_view(
+    rng: np.random.Generator, size: tuple[int, int], scales: Sequence[float], flip: bool
+) -> View:
+    """Draws sides, place and mirroring of a box for training.
+
+    Height and width are scales of the frame's short side, at most one step of `scales` apart; the
+    place is one of 13 (corners, centre, edges' middles, inner quarters); mirrored half the time.
+    TSN: scales 1, .875, .75, .66 for RGB and the first three for flow.
+
+    Args:
+      size: (height, width) of the frame.
+      flip: False never mirrors, for actions that differ by direction.
+    """
+    pairs = [(a, b) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= 1]
+    down, across = pairs[rng.integers(len(pairs))]
+    places = _CENTRE + _CORNERS + _MORE
+    place = places[rng.integers(len(places))]
+    mirrored = flip and bool(rng.integers(2))
+    return _view(size, place, _side(size, down), _side(size, across), mirrored)
+
+
+def test_views(size: tuple[int, int], scale: float, crops: int) -> list[View]:
+    """Square boxes of side `scale` times the short side: the centre, then the corners, mirrors.
+
+    Args:
+      size: (height, width) of the frame.
+      scale: TSN cuts 224 out of 340 x 256, so .875.
+      crops: 1 (centre), 5 (and corners) or 10 (and their mirrors).
+
+    Raises:
+      ValueError: any other number of crops.
+    """
+    if crops not in (1, 5, 10):
+        raise ValueError(f"crops={crops}: choose 1 (centre), 5 (and corners) or 10 (and mirrors)")
+    side = _side(size, scale)
+    places = _CENTRE if crops == 1 else _CENTRE + _CORNERS
+    mirrors = (False, True) if crops == 10 else (False,)
+    return [_view(size, place, side, side, flip) for flip in mirrors for place in places]
+
+
+def view_image(
+    image: UInt8[np.ndarray, "h w 3"], view: View, crop: int
+) -> UInt8[np.ndarray, "crop crop 3"]:
+    """The view of an RGB frame, `crop` pixels square."""
+    return np.ascontiguousarray(_cut(image, view, crop))
+
+
+def view_flow(
+    fields: UInt8[np.ndarray, "n 2 h w"], view: View, crop: int
+) -> UInt8[np.ndarray, "n 2 crop crop"]:
+    """The view of flow fields; a mirrored field moves the other way, byte x becomes 255 - x."""
+    planes = np.empty((len(fields), 2, crop, crop), np.uint8)
+    for i, j in np.ndindex(len(fields), 2):
+        planes[i, j] = _cut(fields[i, j], view, crop)
+    if view.flip:
+        np.subtract(255, planes[:, 0], out=planes[:, 0])
+    return planes
+
+
+def stack_snippets(
+    fields: UInt8[np.ndarray, "n 2 H W"], indices: Int64[np.ndarray, "T L"]
+) -> UInt8[np.ndarray, "T H W C"]:
+    """Snippets with their L fields as C = 2 L channels x1, y1, x2, y2, ... (as TSN)."""
+    _, _, height, width = fields.shape
+    snippets = np.empty((len(indices), height, width, 2 * indices.shape[1]), np.uint8)
+    for snippet, chosen in zip(snippets, indices, strict=True):
+        # NumPy's transposed copy takes ten times as long.
+        channels = fields[chosen].reshape(-1, height * width)
+        snippet[:] = cv2.transpose(channels).reshape(snippet.shape)
+    return snippets
+
+
+def _cut(image: np.ndarray, view: View, crop: int) -> np.ndarray:
+    # No cv2.setNumThreads: below 2^16 output pixels a resize stays on the calling thread.
+    box = image[view.y : view.y + view.height, view.x : view.x + view.width]
+    box = cv2.resize(box, (crop, crop), interpolation=cv2.INTER_LINEAR)
+    return box[:, ::-1] if view.flip else box
+
+
+def _side(size: tuple[int, int], scale: float) -> int:
+    return max(1, int(scale * min(size)))
+
+
+def _view(
+    size: tuple[int, int], place: tuple[int, int], height: int, width: int, flip: bool
+) -> View:
+    y = (size[0] - height) * place[0] // 4
+    x = (size[1] - width) * place[1] // 4
+    return View(y, x, height, width, flip)

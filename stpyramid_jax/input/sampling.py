@@ -1,0 +1,100 @@
+"""Which frame and which flow fields of a clip make one input, for training and for testing.
+
+One input is an RGB frame at time t and T snippets of L consecutive flow fields "at an interval of
+tau around t", tau drawn from 1..10 in training (the authors' slides, "Multi-snippets fusion"), so
+its window of `(T - 1) tau + L` fields lasts 12 to 30 fields for T = 3 and L = 10. Field k leads
+from frame k to frame k + 1, so that a window of W fields spans W + 1 frames.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """RGB frame `t` and the first field of each snippet, `tau` fields apart.
+
+    A clip shorter than the window has starts outside the clip; `field_indices` clamps them.
+    """
+
+    t: int
+    starts: tuple[int, ...]
+    tau: int
+
+
+def window_size(snippets: int, length: int, tau: int) -> int:
+    """Fields from the first of the first snippet to the last of the last: `(T - 1) tau + L`."""
+    return (snippets - 1) * tau + length
+
+
+def fit_tau(tau: int, num_fields: int, snippets: int, length: int) -> int:
+    """The largest interval up to `tau` whose window fits in `num_fields`, but at least 1."""
+    if snippets == 1:
+        return tau
+    return max(1, min(tau, (num_fields - length) // (snippets - 1)))
+
+
+def train_sample(
+    rng: np.random.Generator,
+    num_fields: int,
+    snippets: int,
+    length: int,
+    tau_range: tuple[int, int],
+) -> Sample:
+    """Draws tau uniformly from `tau_range` (ends included), then the window uniformly in the clip.
+
+    A tau too large for the clip is lowered by `fit_tau`; a clip too short even for tau 1 has its
+    middle under the middle of the window.
+
+    Args:
+      num_fields: flow fields of the clip, one less than its frames.
+      snippets: T, fields per snippet: `length` = L.
+
+    Raises:
+      ValueError: a clip without any field.
+    """
+    tau = int(rng.integers(tau_range[0], tau_range[1] + 1))
+    tau = fit_tau(tau, num_fields, snippets, length)
+    room = num_fields - window_size(snippets, length, tau)
+    start = int(rng.integers(0, room + 1)) if room >= 0 else room // 2
+    return _sample(start, num_fields, snippets, length, tau)
+
+
+def test_samples(
+    num_fields: int, positions: int, snippets: int, length: int, tau: int
+) -> list[Sample]:
+    """Evenly spaced windows from the first that is inside the clip to the last; one: the middle.
+
+    As Temporal Segment Networks test with 25 positions; short clips repeat positions so that
+    every clip has `positions` samples. How the pyramid's authors choose tau in testing is not
+    known: it is the caller's, lowered by `fit_tau` as in training.
+
+    Raises:
+      ValueError: a clip without any field.
+    """
+    tau = fit_tau(tau, num_fields, snippets, length)
+    room = num_fields - window_size(snippets, length, tau)
+    if room < 0 or positions == 1:
+        starts = [room // 2] * positions
+    else:
+        starts = [i * room // (positions - 1) for i in range(positions)]
+    return [_sample(start, num_fields, snippets, length, tau) for start in starts]
+
+
+def field_indices(sample: Sample, num_fields: int, length: int) -> Int64[np.ndarray, "T L"]:
+    """The fields of each snippet; beyond the clip's ends its first and last field repeat."""
+    indices = np.array(sample.starts, np.int64)[:, None] + np.arange(length, dtype=np.int64)
+    return np.clip(indices, 0, num_fields - 1)
+
+
+def _sample(start: int, num_fields: int, snippets: int, length: int, tau: int) -> Sample:
+    if num_fields < 1:
+        raise ValueError("a clip of one frame has no motion; at least 2 frames are needed")
+    t = start + window_size(snippets, length, tau) // 2
+    return Sample(
+        t=min(max(t, 0), num_fields),
+        starts=tuple(start + i * tau for i in range(snippets)),
+        tau=tau,
+    )

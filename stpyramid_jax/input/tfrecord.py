@@ -1,0 +1,213 @@
+"""Prepared shards as arrays: any frame or flow field by its number, checked, nothing else read."""
+
+import csv
+import hashlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from stpyramid_jax.records import decode_example, read_record
+
+FORMAT = 1
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One row of `videos.csv`; `parts` maps a split to "train", "test" or "" (in neither)."""
+
+    name: str
+    label: int
+    group: str
+    frames: int
+    fields: int
+    shard: int
+    parts: Mapping[str, str]
+
+
+class Shards:
+    """A prepared data set, read at random with `os.pread` (threads share it, pickling reopens).
+
+    Attributes:
+      name, classes, splits: of the data set; a label is an index into `classes`.
+      digest: SHA-256 that names the prepared bytes.
+      parameters: of the preparation, all that shaped the bytes.
+      videos: one `Video` per row of `videos.csv`; a video's number is its place here.
+
+    Raises:
+      ValueError: the directory is not a complete, unchanged preparation of this format.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = Path(directory)
+        info = _read_info(self.directory)
+        self.name: str = info["name"]
+        self.classes: tuple[str, ...] = tuple(info["classes"])
+        self.splits: tuple[str, ...] = tuple(info["splits"])
+        self.digest: str = info["digest"]
+        self.parameters: dict = info["parameters"]
+        self.videos = _read_videos(self.directory / "videos.csv", self.splits)
+        self._shards: int = info["shards"]
+        with np.load(self.directory / "index.npz") as index:
+            self._offsets = {family: index[f"{family}_offsets"] for family in ("rgb", "flow")}
+        self._starts = {
+            "rgb": _starts([video.frames for video in self.videos]),
+            "flow": _starts([video.fields for video in self.videos]),
+        }
+        self._reset_files()
+
+    def select(self, split: str, part: str) -> Int64[np.ndarray, " videos"]:
+        """Numbers of the videos that `split` puts in `part` ("train" or "test").
+
+        Raises:
+          ValueError: the data set has no such split, or no video in that part.
+        """
+        if split not in self.splits or part not in PARTS:
+            raise ValueError(
+                f"{self.directory}: no part {part!r} of split {split!r}; "
+                f"splits are {', '.join(self.splits)}, parts are {', '.join(PARTS)}"
+            )
+        chosen = [v for v, video in enumerate(self.videos) if video.parts[split] == part]
+        if not chosen:
+            raise ValueError(f"{self.directory}: split {split!r} has no {part} videos")
+        return np.array(chosen, np.int64)
+
+    def rgb(self, video: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:
+        """One frame, channels in the order red, green, blue.
+
+        Raises:
+          ValueError: a damaged or foreign record, named by file, video, frame and offset.
+        """
+        (image,) = self._read("rgb", video, frame, 1, cv2.IMREAD_COLOR_RGB)
+        return image
+
+    def flow(self, video: int, start: int, length: int) -> UInt8[np.ndarray, "length 2 h w"]:
+        """Fields `start..start+length-1` as bytes, x then y; field k leads from frame k to k+1.
+
+        A byte is `255 (v + bound) / (2 bound)` of the displacement v in pixels, 128 is none.
+
+        Raises:
+          ValueError: as `rgb`.
+        """
+        fields = np.stack(self._read("flow", video, start, length, cv2.IMREAD_GRAYSCALE))
+        return fields.reshape(length, 2, -1, fields.shape[-1])
+
+    def close(self) -> None:
+        """Closes the open shards; reading opens them again."""
+        with self._lock:
+            _close_files(self._files)
+
+    def _read(self, family: str, video: int, start: int, count: int, mode: int):
+        about = self.videos[video]
+        total = about.frames if family == "rgb" else about.fields
+        if not (start >= 0 and 1 <= count <= total - start):
+            raise ValueError(
+                f"{about.name}: {family} {start}..{start + count - 1} asked, it has 0..{total - 1}"
+            )
+        filename = f"{self.name}-{family}.tfrecord-{about.shard:05d}-of-{self._shards:05d}"
+        file = self._file(filename)
+        first = self._starts[family][video] + start
+        offsets = self._offsets[family][first : first + count + 1].tolist()
+        images = []
+        for i in range(count):
+            where = f"{self.directory / filename}: {about.name} {family} {start + i}"
+            payload = read_record(file, offsets[i], offsets[i + 1], where)
+            record = decode_example(payload)
+            if (record["video"], record["frame"]) != (about.name.encode(), start + i):
+                raise ValueError(
+                    f"{where}: the record at offset {offsets[i]} is {record['video']!r} "
+                    f"{record['frame']}; index.npz is of another preparation, prepare again"
+                )
+            image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), mode)  # pyright: ignore
+            if image is None:
+                raise ValueError(f"{where}: no JPEG at offset {offsets[i]}; prepare again")
+            images.append(image)
+        return images
+
+    def _file(self, filename: str) -> int:
+        with self._lock:
+            if filename not in self._files:
+                self._files[filename] = os.open(self.directory / filename, os.O_RDONLY)
+            return self._files[filename]
+
+    def _reset_files(self) -> None:
+        self._files: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close_files, self._files)
+
+    def __getstate__(self):
+        unpicklable = ("_files", "_lock", "_finalizer")
+        return {k: v for k, v in self.__dict__.items() if k not in unpicklable}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._reset_files()
+
+
+def _close_files(files: dict[str, int]) -> None:
+    for file in files.values():
+        os.close(file)
+    files.clear()
+
+
+def _read_info(directory: Path) -> dict:
+    """Reads `dataset.json` and compares the directory with what it lists."""
+    path = directory / "dataset.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{directory}: no dataset.json, so no complete data set; "
+            f"run data/prepare.py with --out={directory} (it continues where it stopped)"
+        )
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); prepare the data set again") from error
+    found = info.get("format") if isinstance(info, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path}: format is {found!r}, this version reads {FORMAT}; prepare the data set again"
+        )
+    missing = [name for name in info["files"] if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{directory}: {len(missing)} of {len(info['files'])} files are missing, first "
+            f"{missing[0]}; prepare the data set again"
+        )
+    # Shards are checked record by record as they are read; what leads to the records, here.
+    for name in ("index.npz", "videos.csv"):
+        digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        if digest != info["files"][name]["sha256"]:
+            raise ValueError(
+                f"{directory / name}: changed since the preparation; prepare the data set again"
+            )
+    return info
+
+
+def _read_videos(path: Path, splits: tuple[str, ...]) -> tuple[Video, ...]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return tuple(
+            Video(
+                name=row["name"],
+                label=int(row["label"]),
+                group=row["group"],
+                frames=int(row["frames"]),
+                fields=int(row["fields"]),
+                shard=int(row["shard"]),
+                parts={split: row[split] for split in splits},
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def _starts(counts: list[int]) -> Int64[np.ndarray, " videos"]:
+    """Place of each video's first offset: a video of n records has n + 1 offsets."""
+    ends = np.cumsum(np.array(counts, np.int64) + 1)
+    return np.concatenate([np.zeros(1, np.int64), ends[:-1]])

@@ -1,0 +1,63 @@
+"""Flax modules over the pure functions of `ops`: compact bilinear fusion and attention."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from stpyramid_jax.ops.attention import attention_pool
+from stpyramid_jax.ops.stcb import Sketch, make_sketches, signed_sqrt_l2, stcb
+
+
+class STCB(nn.Module):
+    """`stcb` with its sketches in the collection `sketch`, where no optimizer reaches them.
+
+    The sketches are drawn from `seed` and `level`, not from the stream of the parameters: every
+    host and every run draws the same ones, layers of equal size draw different ones, and a
+    checkpoint carries them.
+    """
+
+    output_dim: int
+    seed: int
+    level: int
+
+    @nn.compact
+    def __call__(self, features: Sequence[Float[Array, "..."]]) -> Float[Array, "*batch d"]:
+        input_dims = tuple(x.shape[-1] for x in features)
+
+        def draw():
+            key = jax.random.fold_in(jax.random.key(self.seed), self.level)
+            drawn = make_sketches(key, input_dims, self.output_dim)
+            return tuple({"hash": sketch.hash, "sign": sketch.sign} for sketch in drawn)
+
+        arrays = self.variable("sketch", "inputs", draw).value
+        sketches = tuple(Sketch(a["hash"], a["sign"], self.output_dim) for a in arrays)
+        return stcb(features, sketches)
+
+
+def unit_rms(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Signed square root and L2 norm, scaled by sqrt(d) to a root mean square of one.
+
+    Without the factor the entries are about 1/sqrt(d), and a layer on top does not learn at the
+    field's usual rates.
+    """
+    return signed_sqrt_l2(x) * jnp.sqrt(jnp.array(x.shape[-1], x.dtype))
+
+
+class Attention(nn.Module):
+    """Pools a spatial map where guidance says so: conv 1x1, ReLU, conv 1x1, softmax, sum.
+
+    The hidden width of 64 is from third-party notes of the paper, its shape from the slides.
+    """
+
+    hidden: int = 64
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "B h w C"], guidance: Float[Array, "B h w d"]
+    ) -> tuple[Float[Array, "B C"], Float[Array, "B h w"]]:
+        scores = nn.relu(nn.Dense(self.hidden, name="hidden")(guidance))
+        scores = nn.Dense(1, name="score")(scores)[..., 0]
+        return attention_pool(features, scores)

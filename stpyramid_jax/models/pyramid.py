@@ -1,0 +1,235 @@
+"""The Spatiotemporal Pyramid Network (Wang, Long, Wang, Yu, CVPR 2017) and its ablations.
+
+Three levels of compact bilinear fusion over two streams:
+
+    1. temporal:  the T snippet maps of the flow stream -> one motion map, at each location
+    2. attention: spatial map x motion -> where to look in the spatial map
+    3. pyramid:   pooled spatial x attended spatial x pooled motion -> class scores
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from stpyramid_jax.models.backbones import BACKBONES
+from stpyramid_jax.models.fusion import STCB, Attention, unit_rms
+
+_CHOICES = {
+    "backbone": tuple(BACKBONES),
+    "streams": ("spatial", "temporal", "both"),
+    "temporal_fusion": ("average", "sum", "concat", "stcb"),
+    "guidance": ("map", "vector"),
+    "stream_fusion": ("score", "concat", "sum", "stcb"),
+}
+
+# The rows of the paper's ablation, as points of ModelConfig's space.
+MODELS: Mapping[str, Mapping[str, object]] = {
+    "spatial": {"streams": "spatial", "attention": False},
+    "temporal": {"streams": "temporal", "snippets": 1, "attention": False},
+    "A": {"streams": "both", "snippets": 1, "attention": False, "stream_fusion": "score"},
+    "B": {"streams": "both", "snippets": 1, "attention": False, "stream_fusion": "stcb"},
+    "C": {"streams": "both", "attention": False, "stream_fusion": "stcb"},
+    "D": {"streams": "both", "attention": True, "stream_fusion": "stcb"},
+}
+
+
+def _choose(key: str, value: str, options) -> str:
+    if value not in options:
+        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"{key}={value!r}: one of {', '.join(options)}; did you mean {nearest!r}?"
+        )
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A point in the space of two-stream networks that holds every row of the ablation.
+
+    Attributes:
+      num_classes: K.
+      backbone: a name of `BACKBONES`, used by both streams.
+      streams: which streams reach the class scores.
+      snippets: T, flow snippets around the frame.
+      snippet_length: L, flow fields in a snippet (2L channels).
+      temporal_fusion: of the T snippet maps at each location (level 1).
+      attention: pool the spatial map by attention guided by motion (level 2).
+      guidance: the motion map at the same location, or its mean for all locations. The paper does
+        not say which.
+      stream_fusion: of the pooled features (level 3); `score` averages class scores instead.
+      flow_weight: weight of the temporal scores for `score`, with the spatial ones at 1.
+      sketch_dims: d1, d2, d3 of the three levels.
+      sketch_seed: of the fixed hashes.
+      normalize: signed square root and unit root mean square after each level.
+      dropout: rate before the class scores.
+      head_std: of the initial weights of the class scores.
+    """
+
+    num_classes: int
+    backbone: str = "squeezenet"
+    streams: str = "both"
+    snippets: int = 3
+    snippet_length: int = 10
+    temporal_fusion: str = "stcb"
+    attention: bool = True
+    guidance: str = "map"
+    stream_fusion: str = "stcb"
+    flow_weight: float = 1.5
+    sketch_dims: tuple[int, int, int] = (1024, 2048, 4096)
+    sketch_seed: int = 0
+    normalize: bool = True
+    dropout: float = 0.5
+    head_std: float = 0.001
+
+    def __post_init__(self):
+        object.__setattr__(self, "sketch_dims", tuple(self.sketch_dims))
+        for key, options in _CHOICES.items():
+            _choose(f"model.{key}", getattr(self, key), options)
+        for key in ("num_classes", "snippets", "snippet_length"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"model.{key}={getattr(self, key)}: at least 1")
+        if len(self.sketch_dims) != 3 or min(self.sketch_dims) < 1:
+            raise ValueError(
+                f"model.sketch_dims={self.sketch_dims}: three dimensions of at least 1"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout}: at least 0 and less than 1")
+
+    @property
+    def uses_rgb(self) -> bool:
+        return self.streams != "temporal"
+
+    @property
+    def uses_flow(self) -> bool:
+        return self.streams != "spatial" or self.attention
+
+
+def named_model(name: str) -> dict[str, object]:
+    """Fields of `ModelConfig` for a row of the ablation: spatial, temporal, A, B, C or D."""
+    return dict(MODELS[_choose("model", name, tuple(MODELS))])
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+      logits: [B, K] class scores before the softmax.
+      attention: [B, h, w] weights that sum to one over positions, or None without attention.
+      streams: [B, K] class scores of each stream where the streams meet in their scores only,
+        so that each can be trained on its own; else empty.
+    """
+
+    logits: Float[Array, "B K"]
+    attention: Float[Array, "B h w"] | None
+    streams: dict[str, Float[Array, "B K"]]
+
+
+class Pyramid(nn.Module):
+    """Two backbones and the fusion between them; inputs in bytes, as the shards hold them.
+
+    Inputs: `rgb` [B, H, W, 3] and `flow` [B, T, H, W, 2L] (channels x1, y1, x2, y2, ...), each in
+    0..255, uint8 or floating; only what `config.uses_rgb` and `config.uses_flow` name is read.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, inputs: Mapping[str, Num[Array, "..."]], *, train: bool) -> Outputs:
+        config = self.config
+        backbone = BACKBONES[config.backbone]
+        pooled, spatial, attention = {}, None, None
+        if config.uses_rgb:
+            rgb = backbone.normalize_rgb(inputs["rgb"])
+            spatial = backbone.module(name="spatial")(rgb, train)
+            pooled["spatial"] = spatial.mean((-3, -2))
+        if config.uses_flow:
+            motion, motion_vector = self._motion(inputs["flow"], train)
+            if spatial is not None and config.attention:
+                pooled["attended"], attention = self._attend(spatial, motion, motion_vector)
+            if config.streams != "spatial":
+                pooled["temporal"] = motion_vector
+        if config.streams == "both" and config.stream_fusion != "score":
+            logits = self._head("head", self._fuse(list(pooled.values())), train)
+            return Outputs(logits, attention, {})
+        return self._scores(pooled, attention, train)
+
+    def _motion(self, flow, train):
+        """Level 1: [B, T, H, W, 2L] -> the motion map [B, h, w, d1] and its pooled vector."""
+        config = self.config
+        expected = (config.snippets, 2 * config.snippet_length)
+        if (flow.shape[1], flow.shape[-1]) != expected:
+            raise ValueError(
+                f"flow of shape {flow.shape}: the model takes {expected[0]} snippets of "
+                f"{expected[1]} channels, [B, {expected[0]}, H, W, {expected[1]}]"
+            )
+        backbone = BACKBONES[config.backbone]
+        # One set of parameters for all snippets, which are folded into the batch.
+        folded = flow.reshape(-1, *flow.shape[2:])
+        maps = backbone.module(name="temporal")(backbone.normalize_flow(folded), train)
+        snippets = jnp.split(maps.reshape(*flow.shape[:2], *maps.shape[1:]), config.snippets, 1)
+        snippets = [snippet.squeeze(1) for snippet in snippets]
+        if config.snippets == 1:
+            motion = snippets[0]
+        elif config.temporal_fusion == "concat":
+            motion = jnp.concatenate(snippets, axis=-1)
+        elif config.temporal_fusion in ("sum", "average"):
+            motion = sum(snippets[1:], start=snippets[0])
+            motion = motion / config.snippets if config.temporal_fusion == "average" else motion
+        else:
+            motion = STCB(config.sketch_dims[0], config.sketch_seed, 1, name="level1")(snippets)
+            return self._normalize(motion), self._normalize(motion.mean((-3, -2)))
+        return motion, motion.mean((-3, -2))
+
+    def _attend(self, spatial, motion, motion_vector):
+        """Level 2: pools the spatial map where its product with motion says so."""
+        config = self.config
+        guide = motion if config.guidance == "map" else motion_vector[:, None, None, :]
+        fuse = STCB(config.sketch_dims[1], config.sketch_seed, 2, name="level2")
+        return Attention(name="attention")(spatial, self._normalize(fuse([spatial, guide])))
+
+    def _fuse(self, features):
+        """Level 3: the pooled features of both streams become one."""
+        config = self.config
+        if config.stream_fusion == "concat":
+            return jnp.concatenate(features, axis=-1)
+        if config.stream_fusion == "sum":
+            widths = [x.shape[-1] for x in features]
+            if len(set(widths)) != 1:
+                raise ValueError(
+                    f"model.stream_fusion='sum': features of widths {widths} cannot be added; "
+                    "take 'concat' or 'stcb'"
+                )
+            return sum(features[1:], start=features[0])
+        fuse = STCB(config.sketch_dims[2], config.sketch_seed, 3, name="level3")
+        return self._normalize(fuse(features))
+
+    def _scores(self, pooled, attention, train):
+        """Class scores of each stream alone, averaged where there are two."""
+        streams = {}
+        if "spatial" in pooled:
+            seen = pooled.get("attended", pooled["spatial"])
+            streams["spatial"] = self._head("spatial_head", seen, train)
+        if "temporal" in pooled:
+            streams["temporal"] = self._head("temporal_head", pooled["temporal"], train)
+        weights = {"spatial": 1.0, "temporal": self.config.flow_weight}
+        total = sum(weights[name] for name in streams)
+        logits = sum(weights[name] / total * scores for name, scores in streams.items())
+        return Outputs(logits, attention, streams)
+
+    def _normalize(self, x):
+        return unit_rms(x) if self.config.normalize else x
+
+    def _head(self, name, x, train):
+        x = nn.Dropout(self.config.dropout, deterministic=not train, name=f"{name}_dropout")(x)
+        init = nn.initializers.normal(self.config.head_std)
+        return nn.Dense(self.config.num_classes, kernel_init=init, name=name)(x)
+
+
+def create_model(config: ModelConfig) -> Pyramid:
+    """The network of a `ModelConfig`."""
+    return Pyramid(config)

@@ -1,0 +1,1 @@
+"""Pure functions on arrays; imports jax and nothing of this package."""

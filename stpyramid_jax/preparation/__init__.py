@@ -1,0 +1,1 @@
+"""Videos to shards: annotations, decoding, optical flow, writing; `run.prepare` joins them."""

@@ -1,0 +1,317 @@
+"""Writing shards so that a kill at any instant costs work, never bytes.
+
+Until all is done the output folder also holds `.plan.json` (what is being prepared) and, for each
+finished shard, `.shard-NNNNN.jsonl`: a line for each video (its frames and offsets, or why it was
+left out) and a last line with the sizes and digests of the shard's files. Files being written are
+called `.*.part` and are renamed when they are whole. `dataset.json` is written last and marks the
+folder complete; then all hidden files go.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import numpy as np
+
+from stpyramid_jax.preparation.annotations import Video
+from stpyramid_jax.records import encode_example, encode_record
+
+VIDEOS_PER_SHARD = 32
+FAMILIES = ("rgb", "flow")
+
+
+def shard_shares(num_videos: int) -> list[slice]:
+    """Contiguous, even shares of at most `VIDEOS_PER_SHARD` videos; 16 shards if there are as many
+    videos, so that workers share a small list too. Depends on the number of videos alone."""
+    shards = max(-(-num_videos // VIDEOS_PER_SHARD), min(num_videos, 16))
+    edges = [num_videos * shard // shards for shard in range(shards + 1)]
+    return [slice(*edge) for edge in itertools.pairwise(edges)]
+
+
+def shard_file(name: str, family: str, shard: int, shards: int) -> str:
+    return f"{name}-{family}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def manifest_file(shard: int) -> str:
+    return f".shard-{shard:05d}.jsonl"
+
+
+class ShardWriter:
+    """Context that writes one shard of both families and its manifest, or nothing.
+
+    Each video is appended to `rgb` and `flow` and then kept or left out.
+    """
+
+    def __init__(self, folder: Path, name: str, shard: int, shards: int):
+        # The token keeps apart writers of one shard, such as one left over on a lost machine.
+        token = uuid.uuid4().hex
+        files = [shard_file(name, family, shard, shards) for family in FAMILIES]
+        self._parts = {
+            folder / file: folder / f".{file.removeprefix('.')}.{token}.part"
+            for file in (*files, manifest_file(shard))
+        }
+        rgb, flow, self._manifest = self._parts.values()
+        self.rgb, self.flow = _RecordFile(rgb), _RecordFile(flow)
+        self._lines = self._manifest.open("w")
+
+    def __enter__(self):
+        return self
+
+    def keep(self, video: Video) -> None:
+        offsets = {"rgb_offsets": self.rgb.keep(), "flow_offsets": self.flow.keep()}
+        self._line({"name": video.name, "frames": len(offsets["rgb_offsets"]) - 1, **offsets})
+
+    def leave_out(self, video: Video, reason: str) -> None:
+        self.rgb.forget()
+        self.flow.forget()
+        self._line({"name": video.name, "path": video.path, "reason": reason})
+
+    def check(self) -> None:
+        """Raises CancelledError when `remove_parts` has called the work off."""
+        if not self._manifest.exists():
+            raise CancelledError
+
+    def _line(self, entry: Mapping) -> None:
+        self._lines.write(json.dumps(entry) + "\n")
+        self._lines.flush()
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            names = [path.name for path in self._parts][:2]
+            closed = [self.rgb.close(), self.flow.close()]
+            self._line({"files": dict(zip(names, closed, strict=True))})
+            _sync(self._lines)
+            for path, part in self._parts.items():  # the manifest is the last
+                os.replace(part, path)
+        else:
+            for file in (self.rgb, self.flow, self._lines):
+                file.close()
+            for part in self._parts.values():
+                part.unlink(missing_ok=True)
+
+
+class _RecordFile:
+    """A file of records that knows its offsets and digest and can forget the last video."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        self._offsets = [0]
+        self._digest = hashlib.sha256()
+        self._kept = self._digest.copy()
+
+    def append(self, **features: bytes | int) -> None:
+        record = encode_record(encode_example(features))
+        self._file.write(record)
+        self._digest.update(record)
+        self._offsets.append(self._offsets[-1] + len(record))
+
+    def keep(self) -> list[int]:
+        offsets, self._offsets = self._offsets, self._offsets[-1:]
+        self._kept = self._digest.copy()
+        return offsets
+
+    def forget(self) -> None:
+        self._offsets = self._offsets[:1]
+        self._digest = self._kept.copy()
+        self._file.seek(self._offsets[0])
+        self._file.truncate()
+
+    def close(self) -> dict:
+        _sync(self._file)
+        return {"bytes": self._offsets[0], "sha256": self._digest.hexdigest()}
+
+
+def tally(path: Path) -> tuple[int, int, int]:
+    """Videos seen, frames kept and videos left out by a manifest, finished or being written."""
+    entries = list(_entries(path))
+    frames = [entry["frames"] for entry in entries if "frames" in entry]
+    left_out = sum("reason" in entry for entry in entries)
+    return len(frames) + left_out, sum(frames), left_out
+
+
+def left_out(path: Path) -> list[tuple[str, str, str]]:
+    """Name, path and reason of each video that a manifest leaves out."""
+    return [(e["name"], e["path"], e["reason"]) for e in _entries(path) if "reason" in e]
+
+
+def write_errors(folder: Path, errors: Sequence[tuple[str, str, str]]) -> bytes:
+    data = _table(("name", "path", "reason"), errors)
+    _write(folder / "errors.csv", data)
+    return data
+
+
+def parts_in_flight(folder: Path) -> list[Path]:
+    return list(folder.glob(".shard-*.part"))
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what was being written; writers that are still at it stop at their next frame."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _entries(path: Path) -> Iterator[dict]:
+    with path.open() as lines:
+        yield from (json.loads(line) for line in lines if line.endswith("\n"))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second preparation out of the folder; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another preparation is writing here") from None
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
+def begin(folder: Path, plan: Mapping) -> bool:
+    """Checks that the folder is empty or was begun with the same plan; True when it is complete.
+
+    Raises:
+      ValueError: the folder holds something else, or another plan; its differing keys are named.
+    """
+    dataset, started = folder / "dataset.json", folder / ".plan.json"
+    remove_parts(folder)
+    for path in (dataset, started):
+        if path.is_file():
+            found = json.loads(path.read_text())
+            here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
+            faults = [
+                f"{folder}: prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}; "
+                "choose another --out"
+                for key in sorted(here.keys() | there.keys())
+                if here.get(key) != there.get(key)
+            ]
+            if path == dataset:
+                faults += _damage(folder, found.get("files", {}))
+            if faults:
+                raise ValueError("\n".join(faults))
+            if path == dataset:
+                _remove_hidden(folder)
+            return path == dataset
+    strangers = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    if strangers:
+        raise ValueError(f"{folder}: not empty and not a preparation: holds {strangers[0]}")
+    _write(started, json.dumps(plan, indent=1).encode())
+    return False
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+def _damage(folder: Path, files: Mapping) -> list[str]:
+    faults = []
+    for name, entry in files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else 0
+        if size != entry["bytes"]:
+            faults.append(
+                f"{path}: damaged, {size} of {entry['bytes']} bytes; remove {folder} and "
+                "prepare again"
+            )
+    return faults
+
+
+def finalise(folder: Path, plan: Mapping, videos: Sequence[Video]) -> dict:
+    """Joins the manifests into index, lists and `dataset.json`, which is returned."""
+    entries, files, errors = {}, {}, []
+    for path in sorted(folder.glob(".shard-*.jsonl")):
+        errors += left_out(path)
+        for entry in _entries(path):
+            if "files" in entry:
+                files |= entry["files"]
+            else:
+                entries[entry["name"]] = entry
+    kept = [video for video in videos if "frames" in entries[video.name]]
+    if not kept:
+        raise RuntimeError("none of the videos could be prepared; is --videos right?")
+
+    rgb, flow = (
+        np.concatenate([np.asarray(entries[v.name][f"{family}_offsets"], np.int64) for v in kept])
+        for family in FAMILIES
+    )
+    index = io.BytesIO()
+    np.savez(index, rgb_offsets=rgb, flow_offsets=flow)
+    shards = {
+        video.name: shard
+        for shard, share in enumerate(shard_shares(len(videos)))
+        for video in videos[share]
+    }
+    columns = ("name", "path", "class", "label", "group", "frames", "fields", "shard")
+    rows = [
+        (v.name, v.path, v.class_name, v.label, v.group, n, n - 1, shards[v.name], *v.splits)
+        for v in kept
+        for n in (entries[v.name]["frames"],)
+    ]
+    joined = {
+        "index.npz": index.getvalue(),
+        "videos.csv": _table((*columns, *plan["splits"]), rows),
+    }
+    for name, data in joined.items():
+        _write(folder / name, data)
+    joined["errors.csv"] = write_errors(folder, errors)
+    for name, data in joined.items():
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    frames = sum(entries[video.name]["frames"] for video in kept)
+    files = dict(sorted(files.items()))
+    shaped = json.dumps([plan["parameters"], files], sort_keys=True)
+    dataset = {
+        **plan,
+        "videos": len(kept),
+        "errors": len(errors),
+        "rgb_frames": frames,
+        "flow_fields": frames - len(kept),
+        "shards": len(shard_shares(len(videos))),
+        "files": files,
+        "digest": hashlib.sha256(shaped.encode()).hexdigest(),
+    }
+    _write(folder / "dataset.json", (json.dumps(dataset, indent=1) + "\n").encode())
+    _remove_hidden(folder)
+    return dataset
+
+
+def _remove_hidden(folder: Path) -> None:
+    for path in (*folder.glob(".shard-*.jsonl"), folder / ".plan.json"):
+        path.unlink(missing_ok=True)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name.removeprefix('.')}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        _sync(file)
+    os.replace(part, path)
+
+
+def _sync(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()

@@ -1,0 +1,63 @@
+"""Checkpoints of a run: orbax, wrapped here and nowhere else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from stpyramid_jax.training.state import TrainState
+
+_PARTS = ("params", "collections", "opt_state")
+
+
+class Checkpoints:
+    """The checkpoints in a folder: the parts of the state and the input's position, saved apart.
+
+    A save is written beside its final name and renamed, so that a run killed at any instant
+    leaves whole checkpoints only.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, input_state: dict[str, Any]) -> None:
+        """Starts a save and returns while it is written."""
+        items = {
+            name: ocp.args.StandardSave(getattr(state, name)) for name in _present(state, _PARTS)
+        }
+        items["input"] = ocp.args.JsonSave(input_state)
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+
+    def restore(
+        self, target: TrainState, parts: Sequence[str] = _PARTS
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """The latest checkpoint and its input state.
+
+        Args:
+          target: arrays or `jax.ShapeDtypeStruct`s of the shapes, dtypes and shardings wanted.
+          parts: of the state to read; the others stay those of `target`.
+        """
+        parts = _present(target, parts)
+        items = {name: ocp.args.StandardRestore(getattr(target, name)) for name in parts}
+        items["input"] = ocp.args.JsonRestore()
+        step = self.latest_step
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        count = jax.device_put(jax.numpy.int32(step), target.step.sharding)
+        state = target.replace(step=count, **{name: restored[name] for name in parts})
+        return state, restored["input"]
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        self._manager.close()
+
+
+def _present(state: TrainState, parts: Sequence[str]) -> list[str]:
+    """Parts that hold arrays: a model without a sketch has no collections to save."""
+    return [name for name in parts if jax.tree.leaves(getattr(state, name))]

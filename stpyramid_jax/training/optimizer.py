@@ -1,0 +1,103 @@
+"""Stochastic gradient descent as Caffe and TSN run it, with rules over parameter paths."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+# Every parameter takes the first rule that its path matches; one that matches none is an error.
+# (path, learning rate multiplier, weight decay multiplier). Biases learn twice as fast and do not
+# decay: `lr_mult` 1, 2 and `decay_mult` 1, 0 of TSN's prototxt files.
+RULES = ((r"/(kernel|scale)$", 1.0, 1.0), (r"/bias$", 2.0, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The solver.
+
+    Attributes:
+      learning_rate: at the first step.
+      boundaries: steps at which the rate is multiplied by `decay`.
+      decay: see `boundaries`.
+      warmup: steps over which the rate rises linearly from zero.
+      momentum: of the accumulated gradient.
+      weight_decay: L2 penalty added to the gradient of weights, not of biases.
+      clip_norm: largest global L2 norm of the gradient.
+      backbone_multiplier: factor on the rate of both backbones.
+    """
+
+    learning_rate: float
+    boundaries: tuple[int, ...] = ()
+    decay: float = 0.1
+    warmup: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 40.0
+    backbone_multiplier: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        for key in ("learning_rate", "clip_norm"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"optimizer.{key}={getattr(self, key)}: greater than 0")
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError(f"optimizer.boundaries={self.boundaries}: in rising order")
+
+
+def schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Linear warm-up, then a constant rate that drops at each boundary."""
+    steps = optax.piecewise_constant_schedule(
+        config.learning_rate, {boundary: config.decay for boundary in config.boundaries}
+    )
+
+    def rate(step):
+        warm = 1.0 if not config.warmup else jax.numpy.minimum(1.0, (step + 1) / config.warmup)
+        return steps(step) * warm
+
+    return rate
+
+
+def multipliers(params: Any, config: OptimizerConfig) -> tuple[Any, Any]:
+    """Per parameter, the multipliers of its learning rate and of its weight decay."""
+
+    def rule(path, _):
+        name = "/" + "/".join(str(key.key) for key in path)
+        for pattern, rate, decay in RULES:
+            if re.search(pattern, name):
+                backbone = name.startswith(("/spatial/", "/temporal/"))
+                return rate * (config.backbone_multiplier if backbone else 1.0), decay
+        raise ValueError(f"parameter {name}: no rule of the optimizer covers it")
+
+    pairs = jax.tree_util.tree_map_with_path(rule, params)
+
+    def pick(index):
+        return jax.tree.map(lambda pair: pair[index], pairs, is_leaf=lambda x: type(x) is tuple)
+
+    return pick(0), pick(1)
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by global norm, add weight decay, accumulate momentum, scale by the rate.
+
+    v <- momentum v + (clip(g) + weight_decay w);  w <- w - rate multiplier v
+    """
+
+    def decay(updates, params):
+        _, decays = multipliers(params, config)
+        return jax.tree.map(
+            lambda g, w, factor: g + config.weight_decay * factor * w, updates, params, decays
+        )
+
+    def scale(updates, params):
+        rates, _ = multipliers(params, config)
+        return jax.tree.map(lambda update, factor: factor * update, updates, rates)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.stateless(decay),
+        optax.trace(config.momentum),
+        optax.stateless(scale),
+        optax.scale_by_learning_rate(schedule(config)),
+    )

@@ -1,0 +1,96 @@
+"""The command `data/prepare.py`: its flags, exit statuses and last words."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos") / "my clips"
+    rng = np.random.default_rng(0)
+    for path in ("train/A/1.avi", "train/B/1.avi", "test/A/1.avi", "test/B/1.avi"):
+        (folder / path).parent.mkdir(parents=True)
+        video = cv2.VideoWriter(
+            str(folder / path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48), isColor=True
+        )
+        for _ in range(40):
+            video.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+        video.release()
+    return folder
+
+
+def flags(videos, out, *more):
+    paths = ("--dataset=folder", f"--videos={videos}", f"--out={out}")
+    return [*paths, "--size=32x24", "--flow=dis", "--workers=1", *more]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Calls the command in this process: (status, stdout, stderr)."""
+    spec = importlib.util.spec_from_file_location("prepare_command", ROOT / "data" / "prepare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *flags(*args)])
+        try:
+            status = module.main()
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def tree(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_among_its_workers_and_called_again(clips, tmp_path, call):
+    command = [sys.executable, "data/prepare.py", *flags(clips, tmp_path / "out", "--workers=2")]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while not list(tmp_path.glob("out/.shard-*")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+    words = "4 videos, 160 frames, 156 fields, 0 errors\n"
+    assert call(clips, tmp_path / "out") == (0, f"{tmp_path / 'out'}: {words}", "")
+    assert call(clips, tmp_path / "unbroken") == (0, f"{tmp_path / 'unbroken'}: {words}", "")
+    assert tree(tmp_path / "out") == tree(tmp_path / "unbroken")
+    assert "my_clips-rgb.tfrecord-00003-of-00004" in tree(tmp_path / "out")
+
+
+def test_refused_input_is_named_with_status_2(clips, tmp_path, call):
+    assert call(clips, tmp_path / "out", "--classes=A,b,Q") == (
+        2,
+        "",
+        "--classes: unknown class 'b', the nearest is 'B'\n"
+        "--classes: unknown class 'Q', the nearest is 'A'\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fatal_video_is_named_with_status_1(tmp_path, call):
+    (tmp_path / "clips" / "A").mkdir(parents=True)
+    (tmp_path / "clips" / "A" / "bad.avi").write_bytes(b"not a video")
+    status, out, error = call(tmp_path / "clips", tmp_path / "out", "--on_error=fail")
+    assert (status, out) == (1, "")
+    assert error.startswith("A/bad.avi: does not decode")
+    assert error.count("\n") == 1
+
+
+def test_misspelt_size_is_refused_with_status_2(clips, tmp_path, call):
+    status, _, error = call(clips, tmp_path / "out", "--size=340")
+    assert status == 2
+    assert "'340' is not WIDTHxHEIGHT, such as 340x256" in error

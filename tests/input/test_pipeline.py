@@ -1,0 +1,249 @@
+"""Batches: aligned, repeatable, resumable, complete; whatever the threads and processes."""
+
+import itertools
+import json
+import re
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from stpyramid_jax.input import pipeline
+from stpyramid_jax.input.pipeline import InputConfig
+from stpyramid_jax.input.tfrecord import Shards, Video
+
+CONFIG = InputConfig(length=4, tau=(1, 3), test_tau=2, crop=20, threads=2)
+ALL = np.arange(7)
+
+
+class Numbers:
+    """A source of clips whose images say in every pixel which frame or field they are.
+
+    Frame t is t; field k is x = 2 k, y = 2 k + 1. `reads` lists what was asked.
+    """
+
+    def __init__(self, fields):
+        self.videos = [Video(f"n{n}", 0, "", n + 1, n, 0, {}) for n in fields]
+        self.reads = []
+
+    def rgb(self, video, frame):
+        self.reads.append(("rgb", video, frame))
+        return np.full((10, 12, 3), frame, np.uint8)
+
+    def flow(self, video, start, length):
+        self.reads += [("flow", video, k) for k in range(start, start + length)]
+        numbers = np.arange(2 * start, 2 * (start + length), dtype=np.uint8)
+        return np.tile(numbers.reshape(length, 2, 1, 1), (1, 1, 10, 12))
+
+
+class Places:
+    """A source whose every image says in each pixel where the pixel is: (x, y, 0) and (x, y)."""
+
+    def __init__(self):
+        self.videos = [Video("places", 0, "", 31, 30, 0, {})]
+        y, x = np.mgrid[:60, :90].astype(np.uint8)
+        self.image, self.field = np.stack([x, y, 0 * x], -1), np.stack([x, y])
+
+    def rgb(self, video, frame):
+        return self.image
+
+    def flow(self, video, start, length):
+        return np.tile(self.field, (length, 1, 1, 1))
+
+
+def take(count, source, *args, videos=ALL, config=CONFIG, state=None, **kwargs):
+    iterator = pipeline.train_iterator(source, videos, config, *args, **kwargs)
+    if state is not None:
+        iterator.set_state(state)
+    batches = list(itertools.islice(iterator, count))
+    iterator.close()
+    return batches
+
+
+def assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_batches_have_the_promised_shapes(shards):
+    (batch,) = take(1, shards, 4, 0)
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "rgb": ((4, 20, 20, 3), "uint8"),
+        "flow": ((4, 3, 20, 20, 8), "uint8"),
+        "label": ((4,), "int32"),
+        "video": ((4,), "int32"),
+    }
+    assert batch["label"].tolist() == [shards.videos[v].label for v in batch["video"]]
+    batch = next(iter(pipeline.eval_batches(shards, ALL, CONFIG, 2, 5, 4)))
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "rgb": ((4, 5, 20, 20, 3), "uint8"),
+        "flow": ((4, 5, 3, 20, 20, 8), "uint8"),
+        "label": ((4,), "int32"),
+        "video": ((4,), "int32"),
+        "mask": ((4,), "bool"),
+    }
+
+
+def test_a_sample_is_the_frame_in_the_middle_of_its_snippets():
+    config = InputConfig(length=5, tau=(2, 6), crop=8, flip=False, threads=1)
+    for batch in take(10, Numbers([40]), 4, 0, videos=np.zeros(1, int), config=config):
+        # Constant images stay constant through any view: one pixel says all.
+        frame, fields = batch["rgb"][:, 0, 0, 0], batch["flow"][:, :, 0, 0].astype(int)
+        first = fields[:, :, 0] // 2
+        tau = np.diff(first, axis=1)
+        assert (tau == tau[:, :1]).all()
+        assert ((tau >= 2) & (tau <= 6)).all()
+        np.testing.assert_array_equal(fields - fields[:, :, :1], np.tile(np.arange(10), (4, 3, 1)))
+        np.testing.assert_array_equal(frame, first[:, 0] + (2 * tau[:, 0] + 5) // 2)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_each_image_is_read_once_a_row(length):
+    config = InputConfig(length=length, test_tau=3, crop=8, threads=1)
+    source = Numbers([30, 5, 1])
+    rows = list(pipeline.eval_batches(source, np.arange(3), config, 1, 10, 1))
+    assert len(rows) == 3
+    assert max(Counter(source.reads).values()) == 1
+    # Of the long clip exactly the fields in its snippets: with L = 1 not those between.
+    wanted = {k // 2 for k in rows[0]["flow"][0, 0, :, 0, 0, ::2].ravel().tolist()}
+    assert {k for kind, video, k in source.reads if (kind, video) == ("flow", 0)} == wanted
+
+
+def test_one_draw_for_the_frame_and_every_field():
+    config = InputConfig(length=4, tau=(1, 5), crop=24, threads=1)
+    flips, boxes = set(), set()
+    for batch in take(8, Places(), 8, 0, videos=np.zeros(1, int), config=config):
+        for rgb, flow in zip(batch["rgb"].astype(int), batch["flow"].astype(int), strict=True):
+            flip = bool(rgb[0, 0, 0] > rgb[0, -1, 0])
+            x = 255 - flow[..., 0::2] if flip else flow[..., 0::2]
+            assert np.abs(x - rgb[None, ..., :1]).max() <= 1
+            assert np.abs(flow[..., 1::2] - rgb[None, ..., 1:2]).max() <= 1
+            flips.add(flip)
+            boxes.add((*np.sort(rgb[0, [0, -1], 0]), *rgb[[0, -1], 0, 1]))
+    assert flips == {False, True}
+    assert len(boxes) > 20
+
+
+def test_the_seed_alone_decides(shards):
+    batches = take(6, shards, 3, 1)
+    assert_equal(batches, take(6, shards, 3, 1))
+    threaded = InputConfig(length=4, tau=(1, 3), crop=20, threads=4)
+    single = InputConfig(length=4, tau=(1, 3), crop=20, threads=1)
+    assert_equal(batches, take(6, shards, 3, 1, config=threaded))
+    assert_equal(batches, take(6, shards, 3, 1, config=single))
+    other = take(6, shards, 3, 2)
+    assert any((a["video"] != b["video"]).any() for a, b in zip(batches, other, strict=True))
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_resumes_at_the_very_next_sample(shards, done):
+    whole = take(6, shards, 3, 1)
+    iterator = pipeline.train_iterator(shards, ALL, CONFIG, 3, 1)
+    for _ in range(done):
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    iterator.close()
+    assert state == {"next_index": 3 * done}
+    assert_equal(whole[done:], take(6 - done, shards, 3, 1, state=state))
+
+
+def test_an_epoch_is_every_video_once_in_its_own_order(shards):
+    epochs = [batch["video"].tolist() for batch in take(4, shards, 7, 0)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_epochs_draw_anew():
+    videos = np.zeros(1, int)
+    config = InputConfig(length=4, tau=(1, 3), crop=8, threads=1)
+    frames = [
+        b["rgb"][0, 0, 0, 0] for b in take(20, Numbers([60]), 1, 0, videos=videos, config=config)
+    ]
+    assert len(set(frames)) > 10
+
+
+def test_processes_share_the_stream_of_one(shards):
+    whole = take(5, shards, 6, 4)
+    parts = [take(5, shards, 6, 4, process_index=index, process_count=2) for index in range(2)]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            assert len(halves[0][name]) == 3
+            for index, half in enumerate(halves):
+                np.testing.assert_array_equal(half[name], array[index::2])
+
+
+@pytest.mark.parametrize(("positions", "batch_size", "count"), [(3, 4, 1), (5, 8, 2), (1, 2, 2)])
+def test_evaluation_covers_every_position_once(positions, batch_size, count):
+    source = Numbers([40, 9, 1, 25, 3])
+    config = InputConfig(length=4, test_tau=2, crop=8, threads=3)
+    expected = Counter()
+    for video, about in enumerate(source.videos):
+        samples = pipeline.sampling.test_samples(about.fields, positions, 3, 4, 2)
+        expected.update((video, sample.t) for sample in samples)
+    found, lengths = Counter(), []
+    for index in range(count):
+        batches = list(
+            pipeline.eval_batches(
+                source, np.arange(5), config, positions, 1, batch_size, index, count
+            )
+        )
+        lengths.append(len(batches))
+        for batch in batches:
+            assert {len(array) for array in batch.values()} == {batch_size // count}
+            frames = batch["rgb"][:, 0, 0, 0, 0]
+            rows = zip(batch["video"].tolist(), frames.tolist(), batch["mask"], strict=True)
+            found.update((video, t) for video, t, real in rows if real)
+    assert found == expected
+    assert len(set(lengths)) == 1
+
+
+@pytest.mark.parametrize(("streams", "kept"), [("spatial", "rgb"), ("temporal", "flow")])
+def test_an_unused_stream_is_not_read(streams, kept):
+    config = InputConfig(streams=streams, length=4, tau=(1, 3), crop=8, threads=1)
+    source = Numbers([20])
+    (batch,) = take(1, source, 2, 0, videos=np.zeros(1, int), config=config)
+    assert batch.keys() == {kept, "label", "video"}
+    assert {kind for kind, *_ in source.reads} == {kept}
+    both = InputConfig(length=4, tau=(1, 3), crop=8, threads=1)
+    (other,) = take(1, Numbers([20]), 2, 0, videos=np.zeros(1, int), config=both)
+    np.testing.assert_array_equal(batch[kept], other[kept])
+
+
+def test_a_damaged_shard_stops_the_iteration_and_is_named(written, tmp_path):
+    directory = shutil.copytree(written.directory, tmp_path / "copy")
+    path = directory / "tiny-rgb.tfrecord-00001-of-00002"
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: clip") + r".* offset \d+"):
+        take(7, Shards(directory), 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"streams": "rgb"}, "streams='rgb': choose one of spatial, temporal, both"),
+        ({"snippets": 0}, "snippets=0: must be at least 1"),
+        ({"length": 0}, "length=0: must be at least 1"),
+        ({"tau": (0, 3)}, r"tau=\(0, 3\): must be \(smallest, largest\)"),
+        ({"tau": (4, 3)}, r"tau=\(4, 3\): must be"),
+        ({"scales": ()}, r"scales=\(\).* must lie in \(0, 1\]"),
+        ({"test_scale": 1.5}, r"test_scale=1.5: must lie in \(0, 1\]"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, line):
+    with pytest.raises(ValueError, match=line):
+        InputConfig(**wrong)
+
+
+def test_impossible_requests_are_refused(shards):
+    with pytest.raises(ValueError, match="no videos"):
+        take(1, shards, 4, 0, videos=ALL[:0])
+    with pytest.raises(ValueError, match=r"batch_size=5: .* multiple of the 2 processes"):
+        take(1, shards, 5, 0, process_count=2)
+    with pytest.raises(ValueError, match="video 'n0' has one frame"):
+        take(1, Numbers([3, 0]), 2, 0, videos=np.arange(2))
+    with pytest.raises(ValueError, match="crops=3: choose 1"):
+        next(iter(pipeline.eval_batches(shards, ALL, CONFIG, 1, 3, 1)))

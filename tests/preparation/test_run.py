@@ -1,0 +1,293 @@
+"""The whole preparation on tiny clips: what comes out, whatever happens on the way."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from stpyramid_jax import records
+from stpyramid_jax.preparation import run
+from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.run import prepare
+
+SIZE = (64, 48)
+
+
+def tree(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def quick(videos, out, **settings):
+    return prepare("folder", videos, out, **{"flow": "dis", "size": SIZE, "workers": 1, **settings})
+
+
+@pytest.fixture(scope="module")
+def unbroken(clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    quick(clips, out)
+    return out
+
+
+def examples(out, family, offsets_name):
+    """(row of videos.csv, example) of every record, found through the index."""
+    shards = json.loads((out / "dataset.json").read_text())["shards"]
+    name = json.loads((out / "dataset.json").read_text())["name"]
+    with np.load(out / "index.npz") as index:
+        offsets = index[offsets_name].tolist()
+    for row in rows(out / "videos.csv"):
+        count = int(row["frames" if family == "rgb" else "fields"])
+        mine, offsets = offsets[: count + 1], offsets[count + 1 :]
+        path = out / f"{name}-{family}.tfrecord-{int(row['shard']):05d}-of-{shards:05d}"
+        file = os.open(path, os.O_RDONLY)
+        for number in range(count):
+            payload = records.read_record(file, mine[number], mine[number + 1], path.name)
+            yield row, number, records.decode_example(payload)
+        os.close(file)
+    assert not offsets
+
+
+def test_frames_come_back_in_order(unbroken, make):
+    counts = {"Jump/v_Jump_g01_c01": 16, "Jump/v_Jump_g02_c01": 12, "Run/v_Run_g01_c01": 20}
+    sources = {name: make.clip(seed, count) for seed, (name, count) in enumerate(counts.items())}
+    assert {r["name"]: int(r["frames"]) for r in rows(unbroken / "videos.csv")} == counts
+    for row, number, example in examples(unbroken, "rgb", "rgb_offsets"):
+        assert example["video"] == row["name"].encode()
+        assert example["frame"] == number
+        assert example["label"] == int(row["label"]) == int(row["class"] == "Run")
+        image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
+        errors = [np.abs(image.astype(float) - s).mean() for s in sources[row["name"]]]
+        # Neighbours differ by far more than JPEG does, so a swap or a lost frame would show.
+        assert np.argmin(errors) == number
+        assert errors[number] < 3 < sorted(errors)[1]
+
+
+def test_fields_come_back_in_order(unbroken, make):
+    greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in make.clip(2, 20)]
+    expected = list(flow_fields(greys, "dis"))
+    seen = 0
+    for row, number, example in examples(unbroken, "flow", "flow_offsets"):
+        assert example["frame"] == number
+        field = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert field.shape == (2 * SIZE[1], SIZE[0])
+        if row["class"] == "Run":
+            error = field.reshape(2, SIZE[1], SIZE[0]).astype(float) - expected[number]
+            assert np.abs(error).mean() < 1.5
+            seen += 1
+    assert seen == 19
+
+
+def test_dataset_describes_the_files(unbroken):
+    dataset = json.loads((unbroken / "dataset.json").read_text())
+    files = tree(unbroken)
+    files.pop("dataset.json")
+    assert dataset["files"] == {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    assert (dataset["name"], dataset["classes"]) == ("clips", ["Jump", "Run"])
+    assert (dataset["videos"], dataset["rgb_frames"], dataset["flow_fields"]) == (3, 48, 45)
+    assert dataset["parameters"]["size"] == [64, 48]
+    assert dataset["parameters"]["flow"] == {"method": "dis", "bound": 20}
+    assert files["errors.csv"] == b"name,path,reason\n"
+
+
+def test_parameters_of_tvl1_are_recorded():
+    from inspect import signature
+
+    from stpyramid_jax.ops.tvl1 import tvl1
+    from stpyramid_jax.preparation.flow import flow_parameters
+
+    names = {n for n, p in signature(tvl1).parameters.items() if p.default is not p.empty}
+    assert names < flow_parameters("tvl1").keys()
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(clips, unbroken, tmp_path):
+    quick(clips, tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == tree(unbroken)
+
+
+def test_a_complete_folder_is_left_alone(clips, unbroken, capsys):
+    before = {p: p.stat().st_mtime_ns for p in unbroken.iterdir()}
+    quick(clips, unbroken, on_error="fail")
+    assert {p: p.stat().st_mtime_ns for p in unbroken.iterdir()} == before
+    assert (
+        "is complete already: 3 videos, 48 frames, 45 fields, 0 errors" in capsys.readouterr().out
+    )
+
+
+def test_other_settings_are_refused_by_name(clips, unbroken):
+    before = tree(unbroken)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        quick(clips, unbroken, size=(32, 24), flow="opencv", classes=["Run"])
+    lines = str(caught.value).splitlines()
+    for key in ("classes", "parameters.size", "parameters.flow.method", "parameters.listed_videos"):
+        assert any(f"prepared with {key} = " in line for line in lines)
+    assert tree(unbroken) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "sign"),
+    [
+        ({"flow": "tlv1"}, "--flow=tlv1: choose one of tvl1, opencv, dis"),
+        ({"size": (340, 0)}, "--size=340x0: needs at least 16"),
+        ({"workers": 0}, "--workers=0: needs at least 1"),
+        ({"annotations": "lists"}, "takes no --annotations"),
+        ({"classes": ["Runn"]}, "unknown class 'Runn', the nearest is 'Run'"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(clips, tmp_path, settings, sign):
+    with pytest.raises(ValueError, match=sign):
+        quick(clips, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_folders_are_refused_before_any_work(clips, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        quick(tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(ValueError, match="inside --videos"):
+        quick(clips, clips / "out")
+    with pytest.raises(ValueError, match="needs --annotations"):
+        prepare("ucf101", clips, tmp_path / "out")
+    with pytest.raises(ValueError, match="choose ucf101 or folder"):
+        prepare("ucf11", clips, tmp_path / "out")
+
+
+@pytest.fixture
+def spoilt(clips, tmp_path):
+    """The clips with a file that does not decode and one that is too short."""
+    folder = tmp_path / "clips"
+    for path in clips.rglob("*.avi"):
+        (folder / path.relative_to(clips)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path.relative_to(clips)).symlink_to(path)
+    (folder / "Run" / "a.avi").write_bytes(b"not a video")
+    return folder
+
+
+@pytest.fixture
+def short(spoilt, make):
+    make.write_clip(spoilt / "Run" / "b.avi", make.clip(0, 10))
+    return spoilt
+
+
+def test_unreadable_and_short_videos_are_left_out_by_name(short, unbroken, tmp_path, capsys):
+    dataset = quick(short, tmp_path / "out")
+    errors = rows(tmp_path / "out" / "errors.csv")
+    assert [(e["name"], e["path"]) for e in errors] == [
+        ("Run/a", "Run/a.avi"),
+        ("Run/b", "Run/b.avi"),
+    ]
+    assert "Invalid data" in errors[0]["reason"]
+    assert errors[1]["reason"] == "has 10 frames, fewer than the 11 of one snippet"
+    kept = ("Jump/v_Jump_g01_c01", "Jump/v_Jump_g02_c01", "Run/v_Run_g01_c01")
+    assert tuple(r["name"] for r in rows(tmp_path / "out" / "videos.csv")) == kept
+    assert (dataset["videos"], dataset["errors"]) == (3, 2)
+    assert capsys.readouterr().out.endswith("3 videos, 48 frames, 45 fields, 2 errors\n")
+    # What is kept is what it would have been without them.
+    ours, theirs = (
+        [(e["image"], n) for _, n, e in examples(out, "rgb", "rgb_offsets")]
+        for out in (tmp_path / "out", unbroken)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_video_ends_the_run_on_request(spoilt, tmp_path, workers):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode .* Invalid data"):
+        quick(spoilt, out, on_error="fail", workers=workers)
+    assert [e["name"] for e in rows(out / "errors.csv")] == ["Run/a"]
+    assert not (out / "dataset.json").exists()
+    assert not list(out.glob(".*.part"))
+    quick(spoilt, out)  # the work that was done is taken up
+    quick(spoilt, tmp_path / "other")
+    assert tree(out) == tree(tmp_path / "other")
+
+
+def test_fail_heeds_what_an_earlier_run_left_out(spoilt, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.shards, "finalise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quick(spoilt, tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):
+        quick(spoilt, tmp_path / "out", on_error="fail")
+
+
+def test_nothing_but_bad_videos_is_a_failure(tmp_path):
+    (tmp_path / "clips" / "A").mkdir(parents=True)
+    (tmp_path / "clips" / "A" / "a.avi").write_bytes(b"not a video")
+    with pytest.raises(RuntimeError, match="none of the videos could be prepared"):
+        quick(tmp_path / "clips", tmp_path / "out")
+
+
+# A process that prepares and kills itself before the n-th of the moments at which files appear
+# under their names or go; with n too large it ends by itself with status 0.
+KILLED = """
+import os, pathlib, signal
+from stpyramid_jax.preparation.run import prepare
+left = {moment}
+def dying(call):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return wrapped
+os.replace, pathlib.Path.unlink = dying(os.replace), dying(pathlib.Path.unlink)
+videos, out = pathlib.Path({videos!r}), pathlib.Path({out!r})
+prepare("folder", videos, out, flow="dis", size=(64, 48), workers=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts `exec(code)` in a process of its own, cheaply: the imports are done once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stpyramid_jax.preparation.run"])
+
+    def start(**settings):
+        process = context.Process(target=exec, args=(KILLED.format(**settings), {}))
+        process.start()
+        return process
+
+    return start
+
+
+def test_killed_at_any_commit_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
+    expected = tree(unbroken)
+    for moment in range(100):
+        out = tmp_path / str(moment)
+        process = start(moment=moment, videos=str(clips), out=str(out))
+        process.join()
+        if process.exitcode == 0:
+            break
+        quick(clips, out)
+        assert tree(out) == expected, moment
+    assert 10 < moment < 40
+
+
+def test_killed_at_random_instants_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
+    rng = random.Random(0)
+    for trial in range(8):
+        out = tmp_path / str(trial)
+        for _ in range(2):
+            process = start(moment=1000, videos=str(clips), out=str(out))
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+            process.join()
+        quick(clips, out)
+        assert tree(out) == tree(unbroken)
