@@ -202,8 +202,10 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
             return tuple(_typed(v, item, key) for v, item in zip(value, items, strict=True))
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    elif origin is not tuple and isinstance(value, hint) and isinstance(value, bool) == (
-        hint is bool
+    elif (
+        origin is not tuple
+        and isinstance(value, hint)
+        and isinstance(value, bool) == (hint is bool)
     ):
         return value
     name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__

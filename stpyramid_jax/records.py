@@ -9,6 +9,7 @@ The payload is a serialised `tf.train.Example`, so `tf.data` reads the same file
 import os
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -17,7 +18,7 @@ _LENGTH_BYTES = 12  # length and its checksum
 _FOOTER_BYTES = 4
 
 
-def _example_class():
+def _example_class() -> Any:
     """Builds the message class of tensorflow/core/example/{example,feature}.proto."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(

@@ -1,6 +1,9 @@
-"""Eight CPU devices, no silent broadcasting of ranks, and the real clips where they are given."""
+"""Eight CPU devices, no silent broadcasting of ranks, and the data that tests share."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,6 +11,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,44 @@ def real() -> Path:
     if not folder:
         pytest.skip("STPYRAMID_REAL is not set: no real clips")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a Python program of the project on two CPU devices, as a user would."""
+
+    def run(*arguments, expect: int = 0, **environment):
+        result = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == expect, result.stdout + result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sprites(tmp_path_factory) -> Path:
+    """A few embedded clips as videos and as shards, both of the commands of the README."""
+    from stpyramid_jax.preparation.run import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    load("data/synthesize.py").synthesize(folder / "sprites", train=2, test=1, seed=0)
+    prepare("folder", folder / "sprites", folder / "shards", size=(72, 72), flow="dis", workers=1)
+    return folder
+
+
+def load(path: str):
+    """A program of the project as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -13,9 +13,7 @@ def confusion(
     return counts
 
 
-def topk_accuracy(
-    scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int
-) -> float:
+def topk_accuracy(scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
     """Share of clips whose class is among the k best scores; a tie counts against the clip."""
     own = scores[np.arange(len(labels)), labels][:, None]
     rank = (scores >= own).sum(axis=1)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from stpyramid_jax.evaluation.report import write_report
 from stpyramid_jax.experiment import Experiment, check_workdir, run_record
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
-from stpyramid_jax.models.pyramid import Pyramid, create_model
+from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
 from stpyramid_jax.progress import progress_bar
 from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.training.sharding import make_mesh, shard_batch
@@ -22,14 +22,12 @@ from stpyramid_jax.training.state import abstract_state
 _INPUTS = ("rgb", "flow")
 
 
-def forward(
-    variables: Any, inputs: Mapping[str, Array], *, model: Pyramid
-) -> Float[Array, "B K"]:
+def forward(variables: Any, inputs: Mapping[str, Array], *, model: Pyramid) -> Float[Array, "B K"]:
     """Scores of each position, the mean over its crops: inputs are [B, crops, ...]."""
     rows, crops = next(iter(inputs.values())).shape[:2]
     folded = {name: x.reshape(rows * crops, *x.shape[2:]) for name, x in inputs.items()}
-    logits = model.apply(variables, folded, train=False).logits
-    return logits.reshape(rows, crops, -1).mean(axis=1)
+    outputs = cast(Outputs, model.apply(variables, folded, train=False))
+    return outputs.logits.reshape(rows, crops, -1).mean(axis=1)
 
 
 def clip_scores(

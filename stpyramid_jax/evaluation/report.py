@@ -75,7 +75,7 @@ def table(folder: Path) -> str:
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Draws the confusion matrix, each row as shares of its class; counts where they are legible."""
+    """Draws the confusion matrix, rows as shares of their class, with counts."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = max(4.5, 0.42 * len(classes) + 2)
     figure = Figure(figsize=(size + 1, size), layout="constrained")

@@ -109,7 +109,7 @@ def train_iterator(
         return {name: row[name][0] for name in STREAMS[config.streams]} | _identity(source, video)
 
     samples = (
-        grain.MapDataset.source(videos)  # pyright: ignore[reportArgumentType]
+        grain.MapDataset.source(videos.tolist())
         .seed(seed)
         .shuffle()
         .repeat()

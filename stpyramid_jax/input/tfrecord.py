@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -126,7 +127,7 @@ class Shards:
                     f"{where}: the record at offset {offsets[i]} is {record['video']!r} "
                     f"{record['frame']}; index.npz is of another preparation, prepare again"
                 )
-            image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), mode)  # pyright: ignore
+            image = cv2.imdecode(np.frombuffer(cast(bytes, record["image"]), np.uint8), mode)
             if image is None:
                 raise ValueError(f"{where}: no JPEG at offset {offsets[i]}; prepare again")
             images.append(image)

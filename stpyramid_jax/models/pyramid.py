@@ -41,9 +41,7 @@ MODELS: Mapping[str, Mapping[str, object]] = {
 def _choose(key: str, value: str, options) -> str:
     if value not in options:
         nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{key}={value!r}: one of {', '.join(options)}; did you mean {nearest!r}?"
-        )
+        raise ValueError(f"{key}={value!r}: one of {', '.join(options)}; did you mean {nearest!r}?")
     return value
 
 
@@ -218,7 +216,8 @@ class Pyramid(nn.Module):
             streams["temporal"] = self._head("temporal_head", pooled["temporal"], train)
         weights = {"spatial": 1.0, "temporal": self.config.flow_weight}
         total = sum(weights[name] for name in streams)
-        logits = sum(weights[name] / total * scores for name, scores in streams.items())
+        weighted = [weights[name] / total * scores for name, scores in streams.items()]
+        logits = sum(weighted[1:], start=weighted[0])
         return Outputs(logits, attention, streams)
 
     def _normalize(self, x):

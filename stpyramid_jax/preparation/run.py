@@ -90,7 +90,7 @@ def prepare(
     _check(videos, out, workers, flow, size)
     listed = _list(dataset, videos, annotations, classes, missing)
     if listed.missing:
-        _say(f"{listed.missing} listed videos are not on disk: left out")
+        print(f"{listed.missing} listed videos are not on disk: left out", flush=True)
     plan = _plan(listed, size, flow)
     if workers is None:
         on_host = flow != "tvl1" or jax.default_backend() == "cpu"
@@ -99,7 +99,7 @@ def prepare(
     with shards.locked(out):
         if shards.begin(out, plan):
             done = json.loads((out / "dataset.json").read_text())
-            _say(f"{out} is complete already: {_counts(done)}")
+            print(f"{out} is complete already: {_counts(done)}")
             return done
         shares = shards.shard_shares(len(listed.videos))
         jobs = [
@@ -118,7 +118,7 @@ def prepare(
         ]
         _work(jobs, workers)
         done = shards.finalise(out, plan, listed.videos)
-    _say(f"{out}: {_counts(done)}")
+    print(f"{out}: {_counts(done)}")
     return done
 
 
@@ -131,6 +131,8 @@ def _check(videos: Path, out: Path, workers: int | None, flow: str, size: tuple[
         raise ValueError(f"--workers={workers}: needs at least 1")
     if not videos.is_dir():
         raise ValueError(f"--videos={videos}: no such folder")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out}: not a folder")
     if out.resolve().is_relative_to(videos.resolve()):
         raise ValueError(f"--out={out}: inside --videos={videos}; choose a folder beside it")
 
@@ -205,8 +207,10 @@ def _work(jobs: Sequence[Job], workers: int) -> None:
                         flying.append(shards.tally(part))
                 show(*map(sum, zip((0, 0, 0), *counts.values(), *flying, strict=True)))
         except BaseException as error:
-            executor.shutdown(wait=False, cancel_futures=True)
-            shards.remove_parts(out)
+            # Some jobs have begun or are about to: call them off until all have stopped.
+            while not all(future.cancel() or future.done() for future in pending):
+                shards.remove_parts(out)
+                time.sleep(0.05)
             if isinstance(error, VideoError):
                 shards.write_errors(out, [error.args])
             raise
@@ -323,7 +327,3 @@ def _counts(done: dict) -> str:
         f"{done['videos']} videos, {done['rgb_frames']} frames, {done['flow_fields']} fields, "
         f"{done['errors']} errors"
     )
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

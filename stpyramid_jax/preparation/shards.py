@@ -187,29 +187,35 @@ def begin(folder: Path, plan: Mapping) -> bool:
       ValueError: the folder holds something else, or another plan; its differing keys are named.
     """
     dataset, started = folder / "dataset.json", folder / ".plan.json"
-    remove_parts(folder)
-    for path in (dataset, started):
-        if path.is_file():
-            found = json.loads(path.read_text())
-            here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
-            faults = [
-                f"{folder}: prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}; "
-                "choose another --out"
-                for key in sorted(here.keys() | there.keys())
-                if here.get(key) != there.get(key)
-            ]
-            if path == dataset:
-                faults += _damage(folder, found.get("files", {}))
-            if faults:
-                raise ValueError("\n".join(faults))
-            if path == dataset:
-                _remove_hidden(folder)
-            return path == dataset
-    strangers = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    if dataset.is_file():
+        found = json.loads(dataset.read_text())
+        _refuse(folder, _differences(plan, found) + _damage(folder, found.get("files", {})))
+        _remove_hidden(folder)
+        return True
+    if started.is_file():
+        _refuse(folder, _differences(plan, json.loads(started.read_text())))
+        remove_parts(folder)
+        return False
+    mine = {".lock", ".plan.json.part"}
+    strangers = sorted({path.name for path in folder.iterdir()} - mine)
     if strangers:
-        raise ValueError(f"{folder}: not empty and not a preparation: holds {strangers[0]}")
+        _refuse(folder, [f"not empty and not a preparation: holds {strangers[0]}"])
     _write(started, json.dumps(plan, indent=1).encode())
     return False
+
+
+def _refuse(folder: Path, faults: Sequence[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(f"{folder}: {fault}; choose another --out" for fault in faults))
+
+
+def _differences(plan: Mapping, found: Mapping) -> list[str]:
+    here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
+    return [
+        f"prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict:
@@ -221,16 +227,12 @@ def _flat(tree: Mapping, prefix: str = "") -> dict:
 
 
 def _damage(folder: Path, files: Mapping) -> list[str]:
-    faults = []
-    for name, entry in files.items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else 0
-        if size != entry["bytes"]:
-            faults.append(
-                f"{path}: damaged, {size} of {entry['bytes']} bytes; remove {folder} and "
-                "prepare again"
-            )
-    return faults
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    return [
+        f"{name} is damaged, {sizes.get(name, 0)} of {entry['bytes']} bytes"
+        for name, entry in files.items()
+        if sizes.get(name, 0) != entry["bytes"]
+    ]
 
 
 def finalise(folder: Path, plan: Mapping, videos: Sequence[Video]) -> dict:
@@ -293,6 +295,7 @@ def finalise(folder: Path, plan: Mapping, videos: Sequence[Video]) -> dict:
 
 
 def _remove_hidden(folder: Path) -> None:
+    remove_parts(folder)
     for path in (*folder.glob(".shard-*.jsonl"), folder / ".plan.json"):
         path.unlink(missing_ok=True)
 

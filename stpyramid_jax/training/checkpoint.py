@@ -32,8 +32,8 @@ class Checkpoints:
         items = {
             name: ocp.args.StandardSave(getattr(state, name)) for name in _present(state, _PARTS)
         }
-        items["input"] = ocp.args.JsonSave(input_state)
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+        args = ocp.args.Composite(**items, input=ocp.args.JsonSave(input_state))
+        self._manager.save(int(state.step), args=args)
 
     def restore(
         self, target: TrainState, parts: Sequence[str] = _PARTS
@@ -46,9 +46,9 @@ class Checkpoints:
         """
         parts = _present(target, parts)
         items = {name: ocp.args.StandardRestore(getattr(target, name)) for name in parts}
-        items["input"] = ocp.args.JsonRestore()
         step = self.latest_step
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        args = ocp.args.Composite(**items, input=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
         count = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         state = target.replace(step=count, **{name: restored[name] for name in parts})
         return state, restored["input"]

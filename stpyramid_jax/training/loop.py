@@ -12,8 +12,8 @@ from stpyramid_jax.input.pipeline import train_iterator
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pretrained import init_backbones, load_arrays
 from stpyramid_jax.models.pyramid import create_model
-from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.progress import say
+from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.training.logging import Interval, RunLog
 from stpyramid_jax.training.optimizer import make_optimizer, schedule
 from stpyramid_jax.training.sharding import make_mesh, replicated, shard_batch
@@ -86,7 +86,9 @@ def _run(state, step_fn, batches, key, mesh, experiment, shards, checkpoints, wo
             save = step % training.checkpoint_every == 0 or step == training.steps
             if save or step % training.log_every == 0:
                 interval.add(_finite(*pending, shards, checkpoints))
-                log.write(step, interval.close() | {"learning_rate": float(rate(step - 1))})
+                log.write(
+                    step, interval.close() | {"learning_rate": float(np.asarray(rate(step - 1)))}
+                )
                 pending = None
             if save:
                 checkpoints.save(state, batches.get_state())
@@ -101,8 +103,8 @@ def _finite(step, clips, metrics, shards, checkpoints) -> dict[str, float]:
     if not math.isfinite(values["loss"]):
         names = ", ".join(shards.videos[clip].name for clip in clips)
         raise FloatingPointError(
-            f"step {step}: loss is {values['loss']}; last good checkpoint: step "
-            f"{checkpoints.latest_step}; lower optimizer.learning_rate or look at the clips: {names}"
+            f"step {step}: loss is {values['loss']}, last good checkpoint: step "
+            f"{checkpoints.latest_step}; lower optimizer.learning_rate, or look at the clips {names}"
         )
     return values
 
@@ -115,7 +117,9 @@ def _load_weights(state: TrainState, path: str) -> TrainState:
     for line in report:
         say(f"{path}: {line}")
     return state.replace(
-        params=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params)
+        params=jax.tree.map(
+            lambda new, old: jax.device_put(new, old.sharding), params, state.params
+        )
     )
 
 

@@ -12,9 +12,7 @@ class ConvNet(nn.Module):
     """
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "N H W C"], train: bool = False
-    ) -> Float[Array, "N h w 64"]:
+    def __call__(self, x: Float[Array, "N H W C"], train: bool = False) -> Float[Array, "N h w 64"]:
         layers = ((16, 2), (32, 2), (48, 2), (64, 1))
         for index, (features, stride) in enumerate(layers, start=1):
             x = nn.Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"conv{index}")(x)

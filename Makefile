@@ -1,0 +1,35 @@
+# make demo    the whole road on the embedded clips, about five minutes on two cores
+# make test    every test; `make test PYTEST="-m 'not slow'"` is the quick part
+# make lint    ruff and pyrefly
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.run
+	$(BIN)/python data/synthesize.py --out=$(DEMO)/videos
+	$(BIN)/python data/prepare.py --dataset=folder --videos=$(DEMO)/videos --out=$(DEMO)/shards --size=72x72
+	$(BIN)/python main.py --config=configs/quickstart.py --config.data.dir=$(DEMO)/shards --workdir=$(DEMO)/run
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+$(VENV)/.run: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)

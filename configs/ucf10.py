@@ -1,0 +1,23 @@
+"""UCF-10: ten body-motion classes of UCF101 at 112 pixels, for a machine without an accelerator.
+
+    python data/prepare.py --dataset=ucf101 --videos=UCF-101 --annotations=ucfTrainTestlist --out=shards/ucf10 \
+        --classes=BodyWeightSquats,HandstandPushups,HandstandWalking,JumpRope,JumpingJack,Lunges,PullUps,PushUps,TrampolineJumping,WallPushups
+    python main.py --config=configs/ucf10.py --workdir=ckpt --config.training.weights=squeezenet1_1_imagenet.npz
+
+A score on these ten classes is not a score on UCF101. Arguments are those of configs/ucf101.py.
+"""
+
+import ml_collections
+
+from configs import ucf101
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    config = ucf101.get_config(argument)
+    config.data.dir = "shards/ucf10"
+    config.input.update(crop=112, threads=4)
+    config.model.dropout = 0.5
+    config.optimizer.update(boundaries=(240,), warmup=20)
+    config.training.update(steps=320, batch_size=32, checkpoint_every=80)
+    config.evaluation.update(positions=5, crops=1)
+    return config
