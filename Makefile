@@ -10,8 +10,8 @@ DEMO ?= demo
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.run
-	$(BIN)/python data/synthesize.py --out=$(DEMO)/videos
-	$(BIN)/python data/prepare.py --dataset=folder --videos=$(DEMO)/videos --out=$(DEMO)/shards --size=72x72
+	$(BIN)/python data/synthesize.py --out=$(DEMO)/sprites
+	$(BIN)/python data/prepare.py --dataset=folder --videos=$(DEMO)/sprites --out=$(DEMO)/shards --size=72x72
 	$(BIN)/python main.py --config=configs/quickstart.py --config.data.dir=$(DEMO)/shards --workdir=$(DEMO)/run
 
 test: $(VENV)/.dev

@@ -1,7 +1,7 @@
 """Moving sprites, from scratch, in minutes on a laptop.
 
-    python data/synthesize.py --out=demo/videos
-    python data/prepare.py --dataset=folder --videos=demo/videos --out=demo/shards --size=72x72
+    python data/synthesize.py --out=demo/sprites
+    python data/prepare.py --dataset=folder --videos=demo/sprites --out=demo/shards --size=72x72
     python main.py --config=configs/quickstart.py --workdir=demo/run
 
 `make demo` runs the three. Another row of the ablation: --config=configs/quickstart.py:model=A

@@ -58,7 +58,7 @@ def init_backbones(params: Any, arrays: dict[str, np.ndarray]) -> tuple[Any, lis
                 new = cross_modality(new, old.shape[2])
                 adapted.append(path)
             if new is None or new.shape != old.shape:
-                found = "missing" if new is None else f"{new.shape}"
+                found = "missing" if new is None else f"{arrays[path].shape}"
                 wrong.append(f"{stream}/{path}: {found}, the model has {old.shape}")
                 continue
             used.add(path)

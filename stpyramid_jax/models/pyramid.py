@@ -97,6 +97,14 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}: at least 0 and less than 1")
+        for key in ("flow_weight", "head_std"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"model.{key}={getattr(self, key)}: at least 0")
+        if self.attention and self.streams == "temporal":
+            raise ValueError(
+                "model.attention=True, model.streams='temporal': attention pools the spatial map; "
+                "set model.attention=False or model.streams='both'"
+            )
 
     @property
     def uses_rgb(self) -> bool:
@@ -139,6 +147,7 @@ class Pyramid(nn.Module):
     @nn.compact
     def __call__(self, inputs: Mapping[str, Num[Array, "..."]], *, train: bool) -> Outputs:
         config = self.config
+        self._check_shapes(inputs)
         backbone = BACKBONES[config.backbone]
         pooled, spatial, attention = {}, None, None
         if config.uses_rgb:
@@ -156,15 +165,28 @@ class Pyramid(nn.Module):
             return Outputs(logits, attention, {})
         return self._scores(pooled, attention, train)
 
+    def _check_shapes(self, inputs):
+        """Refuses what broadcasting would hide, such as a batch of one beside a batch of many."""
+        config = self.config
+        layouts: dict[str, tuple[str | int, ...]] = {}
+        if config.uses_rgb:
+            layouts["rgb"] = ("B", "H", "W", 3)
+        if config.uses_flow:
+            layouts["flow"] = ("B", config.snippets, "H", "W", 2 * config.snippet_length)
+        sizes = {}
+        for name, axes in layouts.items():
+            shape = jnp.shape(inputs[name]) if name in inputs else ()
+            named = zip(axes, shape, strict=False)
+            sizes = {axis: size for axis, size in named if isinstance(axis, str)} | sizes
+            if shape != tuple(sizes.get(axis, axis) for axis in axes):
+                raise ValueError(
+                    f"{name} of shape {shape}: the model takes [{', '.join(map(str, axes))}], "
+                    "with the same B, H and W in all inputs"
+                )
+
     def _motion(self, flow, train):
         """Level 1: [B, T, H, W, 2L] -> the motion map [B, h, w, d1] and its pooled vector."""
         config = self.config
-        expected = (config.snippets, 2 * config.snippet_length)
-        if (flow.shape[1], flow.shape[-1]) != expected:
-            raise ValueError(
-                f"flow of shape {flow.shape}: the model takes {expected[0]} snippets of "
-                f"{expected[1]} channels, [B, {expected[0]}, H, W, {expected[1]}]"
-            )
         backbone = BACKBONES[config.backbone]
         # One set of parameters for all snippets, which are folded into the batch.
         folded = flow.reshape(-1, *flow.shape[2:])

@@ -35,7 +35,7 @@ def make_sketches(
     """Draws one independent sketch per input.
 
     Hashes are uniform on the `output_dim` bins and signs uniform on {-1, +1}. The draws must be
-    independent: one hash shared by all inputs biases the estimate of the inner product.
+    independent: one sketch shared by all inputs biases the estimate of the inner product.
 
     Args:
       key: a key of `jax.random`; equal keys give equal sketches.
@@ -74,6 +74,11 @@ def count_sketch(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*
     Raises:
       ValueError: `x` is not floating or its last axis is not the sketch's input.
     """
+    return _project(x, sketch).astype(x.dtype)
+
+
+def _project(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
+    """`count_sketch`, left in float32 at least."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"count_sketch: dtype {x.dtype}: give floating features")
     (dim,) = sketch.hash.shape
@@ -84,7 +89,7 @@ def count_sketch(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     matrix = jax.nn.one_hot(sketch.hash, sketch.output_dim, dtype=dtype)
     matrix = matrix * sketch.sign.astype(dtype)[:, None]
-    return jnp.matmul(x.astype(dtype), matrix, precision="highest").astype(x.dtype)
+    return jnp.matmul(x.astype(dtype), matrix, precision="highest")
 
 
 def stcb(
@@ -106,7 +111,8 @@ def stcb(
       [..., d], its leading axes those of all inputs, broadcast.
 
     Raises:
-      ValueError: numbers of inputs, features or bins disagree, or leading axes do not broadcast.
+      ValueError: numbers of inputs, features or bins disagree, leading axes do not broadcast, or
+        features are not floating.
 
     >>> sketches = make_sketches(jax.random.key(0), (512, 512), 1024)
     >>> stcb([jnp.ones((8, 1, 1, 512)), jnp.ones((8, 7, 7, 512))], sketches).shape
@@ -123,14 +129,12 @@ def stcb(
     # Raises where the leading axes do not broadcast, before anything is computed.
     rank = len(jnp.broadcast_shapes(*(x.shape[:-1] for x in features))) + 1
 
-    dtype = jnp.result_type(*features)
-    wide = jnp.promote_types(dtype, jnp.float32)
     spectra = []
     for x, sketch in zip(features, sketches, strict=True):
-        spectrum = jnp.fft.rfft(count_sketch(x.astype(wide), sketch))
+        spectrum = jnp.fft.rfft(_project(x, sketch))
         spectra.append(jax.lax.expand_dims(spectrum, range(rank - x.ndim)))
     product = functools.reduce(jnp.multiply, spectra)
-    return jnp.fft.irfft(product, n=output_dim).astype(dtype)
+    return jnp.fft.irfft(product, n=output_dim).astype(jnp.result_type(*features))
 
 
 def signed_sqrt_l2(

@@ -71,7 +71,8 @@ def smooth(planes: Float[Array, "C H W"], blur: float) -> Float[Array, "C H W"]:
     for axis in (1, 2):
         size = planes.shape[axis]
         wide = jnp.pad(planes, [(2, 2) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        planes = sum(taps[i] * lax.slice_in_dim(wide, i, i + size, axis=axis) for i in range(5))
+        shifted = (lax.slice_in_dim(wide, i, i + size, axis=axis) for i in range(5))
+        planes = sum((taps[i] * part for i, part in enumerate(shifted)), jnp.zeros_like(planes))
     return planes
 
 
@@ -139,8 +140,7 @@ def linearize(
 
 
 def refine(
-    first: Float[Array, "H W"],
-    second: Float[Array, "H W"],
+    images: Float[Array, "2 H W"],
     flow: Float[Array, "2 H W"],
     *,
     tau: float,
@@ -156,6 +156,7 @@ def refine(
         u <- v - g clip((c + g . v) / |g|^2, -tau lambda, tau lambda),   v = u + tau div p
     with tau sigma |grad|^2 = 1, where |grad|^2 <= 8.
     """
+    first, second = images
     height, width = first.shape
     sigma, bound = 1 / (8 * tau), tau * lambda_
     inside = sigma * interior(height, width)
@@ -195,20 +196,20 @@ def tvl1(
     first: Real[Array, "*batch H W"],
     second: Real[Array, "*batch H W"],
     *,
-    tau: float = 0.15,
+    tau: float = 0.2,
     lambda_: float = 0.15,
     huber: float = 0.05,
     blur: float = 0.8,
     scales: int = 5,
     scale_step: float = 0.5,
-    warps: int = 3,
-    iterations: int = 15,
+    warps: int = 4,
+    iterations: int = 10,
 ) -> Float[Array, "*batch H W 2"]:
     """TV-L1 optical flow: displacement with first(x) ~ second(x + flow).
 
     Minimises sum_x H(|grad u|) + H(|grad v|) + lambda |second(x + flow) - first(x)|, coarse to
-    fine, where H(s) is s - huber / 2 above `huber` and s^2 / (2 huber) below. Every count is fixed, so
-    a pair's flow does not depend on the others of its batch, and runs repeat exactly.
+    fine, where H(s) is s - huber / 2 above `huber` and s^2 / (2 huber) below. Every count is fixed,
+    so a pair's flow does not depend on the others of its batch, and runs repeat exactly.
 
     What differs from OpenCV's DualTVL1 (Zach et al. 2007; Sanchez et al., IPOL 2013), chosen for
     accuracy per second on known warps: the L1 term is met as it is by primal-dual steps, not
@@ -262,7 +263,7 @@ def tvl1(
                 ratio = jnp.array([w / flow.shape[2], h / flow.shape[1]]).reshape(2, 1, 1)
                 flow = resize(flow, h, w) * ratio
             flow = refine(
-                *pyramid[k],
+                pyramid[k],
                 flow,
                 tau=tau,
                 lambda_=lambda_,

@@ -205,7 +205,7 @@ def _work(jobs: Sequence[Job], workers: int) -> None:
                 for part in shards.parts_in_flight(out):
                     with contextlib.suppress(FileNotFoundError):  # finished just now
                         flying.append(shards.tally(part))
-                show(*map(sum, zip((0, 0, 0), *counts.values(), *flying, strict=True)))
+                show(*np.sum([(0, 0, 0), *counts.values(), *flying], axis=0).tolist())
         except BaseException as error:
             # Some jobs have begun or are about to: call them off until all have stopped.
             while not all(future.cancel() or future.done() for future in pending):
@@ -230,12 +230,13 @@ def _start_worker() -> None:
     flags = "--xla_cpu_multi_thread_eigen=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    _follow_parent(timeout=0)  # it may be gone before the first job
+    threading.Thread(target=_follow_parent, args=(None,), daemon=True).start()
 
 
-def _follow_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        multiprocessing.connection.wait([parent.sentinel])
+def _follow_parent(timeout: float | None) -> None:
+    parent = multiprocessing.parent_process()
+    if parent and multiprocessing.connection.wait([parent.sentinel], timeout):
         os._exit(1)
 
 

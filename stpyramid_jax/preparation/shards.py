@@ -60,8 +60,8 @@ class ShardWriter:
             for file in (*files, manifest_file(shard))
         }
         rgb, flow, self._manifest = self._parts.values()
+        self._lines = self._manifest.open("w")  # first: whoever removes parts removes this one
         self.rgb, self.flow = _RecordFile(rgb), _RecordFile(flow)
-        self._lines = self._manifest.open("w")
 
     def __enter__(self):
         return self
@@ -85,16 +85,16 @@ class ShardWriter:
         self._lines.flush()
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            names = [path.name for path in self._parts][:2]
+        try:
             closed = [self.rgb.close(), self.flow.close()]
-            self._line({"files": dict(zip(names, closed, strict=True))})
-            _sync(self._lines)
-            for path, part in self._parts.items():  # the manifest is the last
-                os.replace(part, path)
-        else:
-            for file in (self.rgb, self.flow, self._lines):
-                file.close()
+            if kind is None:
+                names = [path.name for path in self._parts]
+                self._line({"files": dict(zip(names, closed, strict=False))})
+                _sync(self._lines)
+                for path, part in self._parts.items():  # the manifest is the last
+                    _rename(part, path)
+        finally:
+            self._lines.close()
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
@@ -311,7 +311,14 @@ def _write(path: Path, data: bytes) -> None:
     with part.open("wb") as file:
         file.write(data)
         _sync(file)
+    _rename(part, path)
+
+
+def _rename(part: Path, path: Path) -> None:
     os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)  # so that a power cut keeps renames in their order
+    os.close(folder)
 
 
 def _sync(file) -> None:

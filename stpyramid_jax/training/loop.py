@@ -104,7 +104,7 @@ def _finite(step, clips, metrics, shards, checkpoints) -> dict[str, float]:
         names = ", ".join(shards.videos[clip].name for clip in clips)
         raise FloatingPointError(
             f"step {step}: loss is {values['loss']}, last good checkpoint: step "
-            f"{checkpoints.latest_step}; lower optimizer.learning_rate, or look at the clips {names}"
+            f"{checkpoints.latest_step}; lower optimizer.learning_rate or look at {names}"
         )
     return values
 

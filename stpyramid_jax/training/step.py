@@ -54,7 +54,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(outputs.logits.argmax(-1) == batch["label"]),
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     state = state.replace(
         step=state.step + 1,

@@ -33,7 +33,7 @@ CLASSES = list(synthesize.CLASSES)
 MODELS = list(synthesize.ceilings())
 LUMA = np.array([0.299, 0.587, 0.114])
 STARTS = synthesize.FIELDS - synthesize.LENGTH + 1  # of the snippets of a clip
-CLIPS = 40  # per class, for the leaks
+CLIPS = 30  # per class, for the leaks
 
 
 def program(label, seed=0):
@@ -426,7 +426,7 @@ def accuracy(samples, labels, clip_of_sample, classifier):
 
 
 CLASSIFIERS = {
-    "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000)),
+    "logistic": make_pipeline(StandardScaler(), LogisticRegression(C=0.3, solver="liblinear")),
     "forest": RandomForestClassifier(30, random_state=0),
 }
 

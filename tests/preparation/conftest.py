@@ -1,5 +1,7 @@
 """Small clips and lists to prepare."""
 
+from types import SimpleNamespace
+
 import av
 import cv2
 import numpy as np
@@ -47,8 +49,6 @@ def write_lists(folder, lists, classes=("ApplyEyeMakeup", "HandstandPushups", "P
 @pytest.fixture(scope="session")
 def make():
     """The functions of this file, for tests."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(clip=clip, write_clip=write_clip, write_lists=write_lists)
 
 

@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import random
 import time
+from inspect import signature
 
 import cv2
 import numpy as np
 import pytest
 
 from stpyramid_jax import records
+from stpyramid_jax.ops.tvl1 import tvl1
 from stpyramid_jax.preparation import run
-from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.flow import flow_fields, flow_parameters
 from stpyramid_jax.preparation.run import prepare
 
 SIZE = (64, 48)
@@ -103,11 +105,6 @@ def test_dataset_describes_the_files(unbroken):
 
 
 def test_parameters_of_tvl1_are_recorded():
-    from inspect import signature
-
-    from stpyramid_jax.ops.tvl1 import tvl1
-    from stpyramid_jax.preparation.flow import flow_parameters
-
     names = {n for n, p in signature(tvl1).parameters.items() if p.default is not p.empty}
     assert names < flow_parameters("tvl1").keys()
 

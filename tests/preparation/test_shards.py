@@ -78,6 +78,18 @@ def test_removing_parts_calls_the_writer_off(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_writer_called_off_at_its_very_end_leaves_nothing(tmp_path):
+    def write():
+        with shards.ShardWriter(tmp_path, "set", 0, 1) as shard:
+            append(shard, "x", 2)
+            shard.keep(video("x"))
+            shards.remove_parts(tmp_path)
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tally_counts_whole_lines_of_a_shard_in_flight(tmp_path):
     with shards.ShardWriter(tmp_path, "set", 0, 1) as shard:
         append(shard, "x", 5)

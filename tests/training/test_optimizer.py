@@ -1,0 +1,68 @@
+"""The solver against its own formula in NumPy."""
+
+import jax
+import numpy as np
+import pytest
+
+from stpyramid_jax.training.optimizer import OptimizerConfig, make_optimizer, multipliers, schedule
+
+
+def test_updates_equal_caffes_solver_written_out():
+    """clip, then weight decay on weights alone, then momentum, then the rate; biases twice."""
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        boundaries=(2,),
+        momentum=0.9,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        backbone_multiplier=0.5,
+    )
+    rng = np.random.default_rng(0)
+    params = {
+        "head": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)},
+        "spatial": {"conv1": {"kernel": rng.normal(size=(2, 2)), "bias": rng.normal(size=2)}},
+    }
+    rates = {"head": (1.0, 2.0), "spatial": (0.5, 1.0)}
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    ours, theirs = params, jax.tree.map(np.copy, params)
+    momenta = jax.tree.map(np.zeros_like, params)
+    for step in range(4):
+        gradients = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+        updates, state = optimizer.update(gradients, state, ours)
+        ours = jax.tree.map(lambda w, u: w + np.asarray(u), ours, updates)
+
+        norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients)))
+        rate = 0.1 if step < 2 else 0.01
+        for part, (kernel_rate, bias_rate) in rates.items():
+            layer, g, v = theirs[part], gradients[part], momenta[part]
+            if part == "spatial":
+                layer, g, v = layer["conv1"], g["conv1"], v["conv1"]
+            for name, factor, decay in (("kernel", kernel_rate, 0.01), ("bias", bias_rate, 0.0)):
+                v[name] = 0.9 * v[name] + g[name] / max(1, norm) + decay * layer[name]
+                layer[name] = layer[name] - rate * factor * v[name]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+
+
+def test_schedule_warms_up_and_drops():
+    rate = schedule(OptimizerConfig(learning_rate=1.0, boundaries=(10, 20), warmup=4))
+    values = [float(rate(step)) for step in (0, 1, 3, 9, 10, 19, 20)]
+    np.testing.assert_allclose(values, [0.25, 0.5, 1, 1, 0.1, 0.1, 0.01], rtol=1e-6)
+
+
+def test_a_parameter_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match="/head/temperature: no rule"):
+        multipliers({"head": {"temperature": np.zeros(1)}}, OptimizerConfig(learning_rate=1.0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": 0.0}, r"optimizer.learning_rate=0.0: greater than 0"),
+        ({"learning_rate": 1.0, "clip_norm": -1.0}, r"optimizer.clip_norm=-1.0"),
+        ({"learning_rate": 1.0, "boundaries": (5, 3)}, r"optimizer.boundaries=\(5, 3\)"),
+    ],
+)
+def test_impossible_solvers_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**fields)

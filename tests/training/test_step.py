@@ -1,0 +1,142 @@
+"""One update: what it moves, what it leaves, and that devices do not change it."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from stpyramid_jax.models.pyramid import ModelConfig, create_model, named_model
+from stpyramid_jax.training.optimizer import OptimizerConfig, make_optimizer
+from stpyramid_jax.training.sharding import shard_batch
+from stpyramid_jax.training.state import TrainState
+from stpyramid_jax.training.step import train_step
+
+
+def model_of(name, **fields):
+    return create_model(
+        ModelConfig(
+            num_classes=5,
+            backbone="convnet",
+            snippet_length=2,
+            sketch_dims=(32, 32, 64),
+            head_std=0.1,
+            **named_model(name),
+            **fields,
+        )
+    )
+
+
+def batch_of(model, rows=8, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {"label": rng.integers(0, 5, rows).astype(np.int32)}
+    if model.config.uses_rgb:
+        batch["rgb"] = rng.integers(0, 256, (rows, 16, 16, 3), np.uint8)
+    if model.config.uses_flow:
+        shape = (rows, model.config.snippets, 16, 16, 4)
+        batch["flow"] = rng.integers(0, 256, shape, np.uint8)
+    return batch
+
+
+def run(model, batch, devices=1, steps=1):
+    """States and metrics before and after each of some steps, from a fixed start."""
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, clip_norm=1.0))
+    variables = dict(model.init(jax.random.key(0), batch, train=False))
+    params = variables.pop("params")
+    state = TrainState(jax.numpy.int32(0), params, variables, optimizer.init(params))
+    mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
+    step = jax.jit(functools.partial(train_step, model=model, optimizer=optimizer))
+    states, metrics = [state], []
+    for _ in range(steps):
+        state, figures = step(state, shard_batch(batch, mesh), jax.random.key(1))
+        states.append(state)
+        metrics.append({name: float(value) for name, value in figures.items()})
+    return states, metrics
+
+
+def test_golden_losses_of_three_steps():
+    """Change these only with a reason: they move when the network, its initial weights, the
+    sketches, the loss or the solver do."""
+    model = model_of("D")
+    _, metrics = run(model, batch_of(model), steps=3)
+    losses = [figures["loss"] for figures in metrics]
+    np.testing.assert_allclose(losses, GOLDEN, rtol=2e-4)
+
+
+GOLDEN = [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["spatial", "temporal", "A", "B", "C", "D"])
+def test_loss_falls_and_only_the_sketch_stays(name):
+    model = model_of(name, dropout=0.0)
+    states, metrics = run(model, batch_of(model), steps=8)
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    before, after = states[0], states[-1]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        before.collections.get("sketch", {}),
+        after.collections.get("sketch", {}),
+    )
+    still = [
+        jax.tree_util.keystr(path)
+        for path, same in jax.tree_util.tree_leaves_with_path(
+            jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
+        )
+        if same
+    ]
+    assert not still
+    statistics = jax.tree.map(
+        lambda a, b: bool((a == b).all()),
+        before.collections["batch_stats"],
+        after.collections["batch_stats"],
+    )
+    assert not any(jax.tree.leaves(statistics))
+    assert int(after.step) == 8
+
+
+def test_eight_devices_equal_one():
+    model = model_of("D")
+    batch = batch_of(model, rows=16)
+    (*_, one), metrics_one = run(model, batch, devices=1, steps=2)
+    (*_, eight), metrics_eight = run(model, batch, devices=8, steps=2)
+    assert metrics_one[-1]["loss"] == pytest.approx(metrics_eight[-1]["loss"], rel=1e-4)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+        jax.tree.map(np.asarray, one.params),
+        jax.tree.map(np.asarray, eight.params),
+    )
+
+
+def test_fused_scores_train_each_stream_alone():
+    """The gradient of one stream of model A does not depend on the other's input."""
+    model = model_of("A", dropout=0.0)
+    batch = batch_of(model)
+    other = {**batch, "rgb": 255 - batch["rgb"]}
+    (_, one), _ = run(model, batch)
+    (_, two), _ = run(model, other)
+    # Clipping couples the streams by one common factor.
+    moved = [
+        jax.tree.map(lambda a, b: a - b, state.params["temporal_head"]["kernel"], start)
+        for state, start in (
+            (one, run(model, batch)[0][0].params["temporal_head"]["kernel"]),
+            (two, run(model, other)[0][0].params["temporal_head"]["kernel"]),
+        )
+    ]
+    directions = [np.ravel(m) / np.linalg.norm(m) for m in moved]
+    assert directions[0] @ directions[1] == pytest.approx(1, abs=1e-4)
+
+
+def test_dropout_differs_from_step_to_step_and_repeats_with_the_key():
+    model = model_of("spatial", dropout=0.5)
+    _, first = run(model, batch_of(model), steps=2)
+    _, again = run(model, batch_of(model), steps=2)
+    assert first == again
+    still = model_of("spatial", dropout=0.0)
+    assert run(still, batch_of(still), steps=1)[1] != first[:1]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    model = model_of("spatial")
+    with pytest.raises(ValueError, match=r"batch_size=6 on 4 devices: give a multiple of 4"):
+        run(model, batch_of(model, rows=6), devices=4)
