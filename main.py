@@ -9,6 +9,7 @@ The same command again resumes. `--config.section.key=value` overrides a value o
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -55,10 +56,33 @@ def _run(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
     try:
         main(arguments)
-    except (ValueError, FloatingPointError) as error:
+    except FloatingPointError as error:
         sys.exit(f"error: {error}")
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses the flags; what is wrong with them is said in one line."""
+    try:
+        remaining = flags.FLAGS(arguments)
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a file that did not load says so when it is read
+        return remaining
+    except AttributeError as error:  # an override of a key that the config does not have
+        from stpyramid_jax.experiment import nearest_key
+
+        key = str(error).strip("\"'")
+        _refuse(f"config has no key {key!r}; did you mean --config.{nearest_key(key)}?")
+    except (flags.Error, OSError) as error:
+        _refuse(str(error).strip().splitlines()[-1].strip())
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
     jax.config.config_with_absl()
-    app.run(_run)
+    app.run(_run, flags_parser=_parse)

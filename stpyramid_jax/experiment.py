@@ -171,6 +171,18 @@ def parse_argument(argument: str, **defaults: str) -> dict[str, str]:
     return values
 
 
+def nearest_key(key: str) -> str:
+    """The key of a configuration, `section.key`, whose own name is most like `key`."""
+    sections = {f.name: f.type for f in dataclasses.fields(Experiment)}
+    known = {"seed": "seed"} | {
+        field.name: f"{name}.{field.name}"
+        for name, section in sections.items()
+        if dataclasses.is_dataclass(section)
+        for field in dataclasses.fields(section)
+    }
+    return known[difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]]
+
+
 def _section(cls, config: Mapping[str, Any], name: str, **given):
     """Builds a section's dataclass from the config's values and those `given` from elsewhere."""
     values = dict(config[name])

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Most of the time of these tests is compiling: let LLVM not try hard. Programs run by `run` are
+# compiled as users compile them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
@@ -32,7 +36,7 @@ def run():
         result = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", **environment},
+            env={**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2", **environment},
             capture_output=True,
             text=True,
             timeout=300,

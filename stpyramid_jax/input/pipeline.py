@@ -47,15 +47,15 @@ class InputConfig:
 
     def __post_init__(self):
         if self.streams not in STREAMS:
-            raise ValueError(f"streams={self.streams!r}: choose one of {', '.join(STREAMS)}")
+            raise ValueError(f"input.streams={self.streams!r}: choose one of {', '.join(STREAMS)}")
         for name in ("snippets", "length", "test_tau", "crop", "threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"input.{name}={getattr(self, name)}: must be at least 1")
         if len(self.tau) != 2 or not 1 <= self.tau[0] <= self.tau[1]:
-            raise ValueError(f"tau={self.tau}: must be (smallest, largest), both at least 1")
+            raise ValueError(f"input.tau={self.tau}: must be (smallest, largest), both at least 1")
         if not self.scales or not all(0 < s <= 1 for s in (*self.scales, self.test_scale)):
             raise ValueError(
-                f"scales={self.scales}, test_scale={self.test_scale}: must lie in (0, 1]"
+                f"input.scales={self.scales}, input.test_scale={self.test_scale}: must lie in (0, 1]"
             )
 
 

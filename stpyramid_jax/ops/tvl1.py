@@ -122,7 +122,7 @@ def median(planes: Float[Array, "C H W"]) -> Float[Array, "C H W"]:
 def linearize(
     first: Float[Array, "H W"], second: Float[Array, "H W"], flow: Float[Array, "2 N"]
 ) -> tuple[Float[Array, "2 N"], Float[Array, " N"]]:
-    """g, c with second(x + u) - first(x) ~ c + g . u near `flow`; both 0 where x + flow leaves."""
+    """g, c with second(x + u) - first(x) ~ c + g . u near `flow`; g = 0 where it leaves."""
     height, width = first.shape
     row, column = jnp.indices((height, width)).reshape(2, -1)
     size = jnp.array([[width - 1.0], [height - 1.0]])
@@ -202,7 +202,7 @@ def tvl1(
     blur: float = 0.8,
     scales: int = 5,
     scale_step: float = 0.5,
-    warps: int = 4,
+    warps: int = 3,
     iterations: int = 10,
 ) -> Float[Array, "*batch H W 2"]:
     """TV-L1 optical flow: displacement with first(x) ~ second(x + flow).
@@ -227,7 +227,7 @@ def tvl1(
       blur: standard deviation in pixels of the Gaussian applied to both images; above 0.
       scales: number of pyramid scales, at most; fewer where a side would fall below 8 pixels.
       scale_step: size of a scale relative to the next finer.
-      warps: linearisations per scale, one less (but one) at the finest, the dearest.
+      warps: linearisations per scale.
       iterations: primal-dual steps per warp at the finest scale, doubled per coarser scale.
 
     Returns:
@@ -268,7 +268,7 @@ def tvl1(
                 tau=tau,
                 lambda_=lambda_,
                 huber=huber,
-                warps=max(1, warps - (k == 0)),
+                warps=warps,
                 iterations=iterations * 2**k,
             )
         return jnp.moveaxis(flow, 0, -1)

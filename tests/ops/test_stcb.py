@@ -62,7 +62,7 @@ def test_is_the_sketched_outer_product(dims, d):
 def test_leading_axes_are_a_batch():
     sketches = sketches_of((5, 4), 9)
     x, y = normal(2, 3, 5), normal(2, 3, 4, seed=1)
-    fused = stcb([x, y], sketches)
+    fused = fused_of([x, y], sketches)
     assert fused.shape == (2, 3, 9)
     for index in np.ndindex(2, 3):
         expected = outer_product([x[index], y[index]], sketches)
@@ -89,17 +89,17 @@ def test_three_inputs_are_the_chain_without_sketching_again():
     first, second, third = sketches = sketches_of((6, 5, 4), 11, seed=1)
     x, y, z = normal(6), normal(5, seed=1), normal(4, seed=2)
     identity = Sketch(jnp.arange(11), jnp.ones(11), 11)
-    chain = stcb([stcb([x, y], (first, second)), z], (identity, third))
-    np.testing.assert_allclose(stcb([x, y, z], sketches), chain, atol=1e-4)
+    chain = fused_of([fused_of([x, y], (first, second)), z], (identity, third))
+    np.testing.assert_allclose(fused_of([x, y, z], sketches), chain, atol=1e-4)
 
 
 def test_is_linear_in_each_input():
     sketches = sketches_of((5, 4), 7)
     a, b, y = normal(5), normal(5, seed=1), normal(4, seed=2)
-    together = stcb([2 * a + b, y], sketches)
-    apart = 2 * stcb([a, y], sketches) + stcb([b, y], sketches)
+    together = fused_of([2 * a + b, y], sketches)
+    apart = 2 * fused_of([a, y], sketches) + fused_of([b, y], sketches)
     np.testing.assert_allclose(together, apart, atol=1e-5)
-    assert not stcb([jnp.zeros(5), y], sketches).any()
+    assert not fused_of([jnp.zeros(5), y], sketches).any()
 
 
 # Statistics over sketches
@@ -129,7 +129,7 @@ def estimates(m, d, draws=200, shared=False):
 
 
 @pytest.mark.parametrize(
-    ("m", "d", "known"), [(2, 1024, 0.082), (2, 4096, 0.042), (3, 1024, 0.121), (5, 1024, 0.362)]
+    ("m", "d", "known"), [(2, 1024, 0.082), (2, 4096, 0.042), (3, 1024, 0.121)]
 )
 def test_inner_products_are_unbiased_with_the_known_spread(m, d, known):
     """The mean lies within four standard errors. The spread, to first order in 1/d, is
@@ -160,7 +160,7 @@ def test_one_sketch_for_all_inputs_is_biased():
 
 def test_order_of_the_inputs_matters():
     """What is left after a swap is cos(x, y)^2, here almost nothing; one sketch would leave 1."""
-    first, second = sketches = sketches_of((128, 128), 1024)
+    sketches = sketches_of((128, 128), 1024)
     x, y = normal(128), normal(128, seed=1)
 
     def cosine_after_swap(sketches):
@@ -168,7 +168,7 @@ def test_order_of_the_inputs_matters():
         return fused @ swapped / np.linalg.norm(fused) / np.linalg.norm(swapped)
 
     assert abs(cosine_after_swap(sketches)) < 0.2
-    assert cosine_after_swap((first, first)) == pytest.approx(1, abs=1e-4)
+    assert cosine_after_swap(sketches[:1] * 2) == pytest.approx(1, abs=1e-4)
 
 
 # The sketches
@@ -190,10 +190,10 @@ def test_sketches_are_uniform_and_independent():
 
 def test_sketches_depend_on_their_key_alone():
     state = np.random.get_state()[1].copy()  # noqa: NPY002 (the global one is to be left alone)
-    first = make_sketches(jax.random.key(3), (8, 8), 16)
-    again = jax.jit(lambda key: make_sketches(key, (8, 8), 16))(jax.random.key(3))
+    first = make_sketches(jax.random.key(3), (20000, 20000), 10)
+    again = jax.jit(lambda key: make_sketches(key, (20000, 20000), 10))(jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    other = make_sketches(jax.random.key(4), (8, 8), 16)
+    other = make_sketches(jax.random.key(4), (20000, 20000), 10)
     assert (first[0].hash != other[0].hash).any()
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
@@ -309,7 +309,7 @@ def test_jit_and_vmap_change_nothing():
     mapped = jax.jit(jax.vmap(stcb, in_axes=(0, None)))([x, y], sketches)
     np.testing.assert_allclose(mapped, expected, atol=1e-5)
     # Also over sketches: an ensemble of draws.
-    draws = [make_sketches(key, (5, 4), 7) for key in jax.random.split(jax.random.key(0), 2)]
+    draws = [sketches_of((5, 4), 7, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
     ensemble = jax.jit(jax.vmap(stcb, in_axes=(None, 0)))([x, y], stacked)
     second = fused_of([x, y], draws[1])
@@ -317,8 +317,8 @@ def test_jit_and_vmap_change_nothing():
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("spec", [P("data"), P("data", None, None, "model")], ids=str)
-def test_sharded_over_a_mesh(kind, spec):
+def test_sharded_over_a_mesh(kind):
+    """Batch over one axis, features over the other."""
     sketches = sketches_of((6, 6), 9)
     x, y = normal(8, 1, 1, 6), normal(8, 2, 3, 6, seed=1)
     weights = normal(8, 2, 3, 9, seed=2)
@@ -329,8 +329,9 @@ def test_sharded_over_a_mesh(kind, spec):
 
     expected = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(x, y)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+    features = NamedSharding(mesh, P("data", None, None, "model"))
     with jax.set_mesh(mesh):
-        x, y = (jax.device_put(a, NamedSharding(mesh, spec)) for a in (x, y))
+        x, y = (jax.device_put(a, features) for a in (x, y))
         weights = jax.device_put(weights, NamedSharding(mesh, P("data")))
         step = jax.jit(jax.value_and_grad(objective, argnums=(0, 1), has_aux=True))
         actual = step(x, y)
@@ -356,7 +357,7 @@ ONES = jnp.ones(4)
         (lambda: stcb([], ()), "0 features for 0 sketches"),
         (lambda: stcb([ONES], TWO), "1 features for 2 sketches: give one sketch each"),
         (
-            lambda: stcb([ONES, ONES], (TWO[0], *make_sketches(KEY, (4,), 9))),
+            lambda: stcb([ONES, ONES], (TWO[0], *sketches_of((4,), 9))),
             r"different output_dim \[8, 9\]",
         ),
         (lambda: stcb([jnp.ones(5), ONES], TWO), r"shape \(5,\) do not end in 4"),

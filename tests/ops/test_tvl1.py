@@ -13,6 +13,7 @@ from stpyramid_jax.ops.tvl1 import border, divergence, gradient, interior, neigh
 HEIGHT, WIDTH = 112, 144
 EDGE = 16  # pixels left out of the error: the warps have no source there
 flow_of = jax.jit(tvl1)
+quick_flow_of = jax.jit(functools.partial(tvl1, scales=2, warps=1))  # compiles in less time
 
 
 def affine(matrix, shift):
@@ -100,7 +101,7 @@ def test_beats_opencv_on_warped_real_frames(motion, real):
     clips = [sorted((videos / name).glob("*.avi"))[0] for name in ("JumpRope", "PullUps", "Lunges")]
     field = MOTIONS[motion]
     ours, theirs = errors_of_both([real_pair(field, clip) for clip in clips], field)
-    assert ours < theirs
+    assert ours < 0.9 * theirs
 
 
 @functools.cache
@@ -138,26 +139,26 @@ def test_small_images_and_noise_stay_finite(shape):
 def test_pair_does_not_depend_on_its_batch():
     first, second = (image[:40, :48] for image in still_and_shifted())
     noise = np.random.default_rng(1).integers(0, 256, first.shape).astype(np.uint8)
-    alone = flow_of(np.stack([first, first]), np.stack([second, second]))
-    beside = flow_of(np.stack([first, noise]), np.stack([second, first]))
+    alone = quick_flow_of(np.stack([first, first]), np.stack([second, second]))
+    beside = quick_flow_of(np.stack([first, noise]), np.stack([second, first]))
     np.testing.assert_array_equal(alone[0], beside[0])
-    np.testing.assert_allclose(flow_of(first, second), alone[0], atol=1e-3)
+    np.testing.assert_allclose(quick_flow_of(first, second), alone[0], atol=1e-3)
 
 
 def test_leading_axes_are_kept():
     first, second = (image[:24, :96].reshape(24, 6, 16) for image in still_and_shifted())
     first, second = np.moveaxis(first, 1, 0), np.moveaxis(second, 1, 0)
-    flat = flow_of(first, second)
-    folded = flow_of(first.reshape(2, 3, 24, 16), second.reshape(2, 3, 24, 16))
+    flat = quick_flow_of(first, second)
+    folded = quick_flow_of(first.reshape(2, 3, 24, 16), second.reshape(2, 3, 24, 16))
     assert folded.shape == (2, 3, 24, 16, 2)
     np.testing.assert_array_equal(folded.reshape(flat.shape), flat)
-    assert flow_of(first[:0], second[:0]).shape == (0, 24, 16, 2)
+    assert quick_flow_of(first[:0], second[:0]).shape == (0, 24, 16, 2)
 
 
 def test_dtype_does_not_matter():
     first, second = (image[:40, :48] for image in still_and_shifted())
-    floats = flow_of(first.astype(np.float32), second.astype(np.float32))
-    np.testing.assert_array_equal(flow_of(first, second), floats)
+    floats = quick_flow_of(first.astype(np.float32), second.astype(np.float32))
+    np.testing.assert_array_equal(quick_flow_of(first, second), floats)
 
 
 def test_mirrored_pair_has_mirrored_flow():

@@ -1,7 +1,9 @@
 """The solver against its own formula in NumPy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from stpyramid_jax.training.optimizer import OptimizerConfig, make_optimizer, multipliers, schedule
@@ -18,19 +20,23 @@ def test_updates_equal_caffes_solver_written_out():
         backbone_multiplier=0.5,
     )
     rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     params = {
-        "head": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)},
-        "spatial": {"conv1": {"kernel": rng.normal(size=(2, 2)), "bias": rng.normal(size=2)}},
+        "head": {"kernel": draw(3, 2), "bias": draw(2)},
+        "spatial": {"conv1": {"kernel": draw(2, 2), "bias": draw(2)}},
     }
     rates = {"head": (1.0, 2.0), "spatial": (0.5, 1.0)}
     optimizer = make_optimizer(config)
     state = optimizer.init(params)
-    ours, theirs = params, jax.tree.map(np.copy, params)
+    ours, theirs = jax.tree.map(jnp.asarray, params), jax.tree.map(np.copy, params)
     momenta = jax.tree.map(np.zeros_like, params)
     for step in range(4):
-        gradients = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
-        updates, state = optimizer.update(gradients, state, ours)
-        ours = jax.tree.map(lambda w, u: w + np.asarray(u), ours, updates)
+        gradients = jax.tree.map(lambda x: draw(*x.shape), params)
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, gradients), state, ours)
+        ours = optax.apply_updates(ours, updates)
 
         norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients)))
         rate = 0.1 if step < 2 else 0.01
@@ -41,7 +47,7 @@ def test_updates_equal_caffes_solver_written_out():
             for name, factor, decay in (("kernel", kernel_rate, 0.01), ("bias", bias_rate, 0.0)):
                 v[name] = 0.9 * v[name] + g[name] / max(1, norm) + decay * layer[name]
                 layer[name] = layer[name] - rate * factor * v[name]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), ours, theirs)
 
 
 def test_schedule_warms_up_and_drops():

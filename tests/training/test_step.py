@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -39,14 +40,25 @@ def batch_of(model, rows=8, seed=0):
     return batch
 
 
+@functools.cache
+def compiled(model):
+    """A fresh state, and the step, both compiled once for all tests of a model."""
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, clip_norm=1.0))
+
+    def init(key, batch):
+        variables = dict(model.init(key, batch, train=False))
+        params = variables.pop("params")
+        return TrainState(jnp.int32(0), params, variables, optimizer.init(params))
+
+    step = functools.partial(train_step, model=model, optimizer=optimizer)
+    return jax.jit(init), jax.jit(step)
+
+
 def run(model, batch, devices=1, steps=1):
     """States and metrics before and after each of some steps, from a fixed start."""
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, clip_norm=1.0))
-    variables = dict(model.init(jax.random.key(0), batch, train=False))
-    params = variables.pop("params")
-    state = TrainState(jax.numpy.int32(0), params, variables, optimizer.init(params))
+    init, step = compiled(model)
+    state = init(jax.random.key(0), batch)
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
-    step = jax.jit(functools.partial(train_step, model=model, optimizer=optimizer))
     states, metrics = [state], []
     for _ in range(steps):
         state, figures = step(state, shard_batch(batch, mesh), jax.random.key(1))
@@ -64,7 +76,7 @@ def test_golden_losses_of_three_steps():
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-4)
 
 
-GOLDEN = [0.0, 0.0, 0.0]
+GOLDEN = [1.786515, 1.540745, 0.945683]
 
 
 @pytest.mark.parametrize("name", ["spatial", "temporal", "A", "B", "C", "D"])
@@ -98,14 +110,17 @@ def test_loss_falls_and_only_the_sketch_stays(name):
 def test_eight_devices_equal_one():
     model = model_of("D")
     batch = batch_of(model, rows=16)
-    (*_, one), metrics_one = run(model, batch, devices=1, steps=2)
-    (*_, eight), metrics_eight = run(model, batch, devices=8, steps=2)
-    assert metrics_one[-1]["loss"] == pytest.approx(metrics_eight[-1]["loss"], rel=1e-4)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
-        jax.tree.map(np.asarray, one.params),
-        jax.tree.map(np.asarray, eight.params),
-    )
+    (start, one), metrics_one = run(model, batch, devices=1)
+    (_, eight), metrics_eight = run(model, batch, devices=8)
+    assert metrics_one[0] == pytest.approx(metrics_eight[0], rel=1e-4)
+
+    # Sums over the batch run in another order: the updates agree to a thousandth of their size.
+    def agree(before, a, b):
+        size = float(jnp.abs(a - before).max())
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * size)
+
+    host = [jax.tree.map(np.asarray, state.params) for state in (start, one, eight)]
+    jax.tree.map(agree, *host)
 
 
 def test_fused_scores_train_each_stream_alone():
@@ -113,17 +128,14 @@ def test_fused_scores_train_each_stream_alone():
     model = model_of("A", dropout=0.0)
     batch = batch_of(model)
     other = {**batch, "rgb": 255 - batch["rgb"]}
-    (_, one), _ = run(model, batch)
-    (_, two), _ = run(model, other)
-    # Clipping couples the streams by one common factor.
+    one, _ = run(model, batch)
+    two, _ = run(model, other)
+    # Clipping couples the streams by one common factor, so directions are compared.
     moved = [
-        jax.tree.map(lambda a, b: a - b, state.params["temporal_head"]["kernel"], start)
-        for state, start in (
-            (one, run(model, batch)[0][0].params["temporal_head"]["kernel"]),
-            (two, run(model, other)[0][0].params["temporal_head"]["kernel"]),
-        )
+        np.ravel(after.params["temporal_head"]["bias"] - before.params["temporal_head"]["bias"])
+        for before, after in (one, two)
     ]
-    directions = [np.ravel(m) / np.linalg.norm(m) for m in moved]
+    directions = [m / np.linalg.norm(m) for m in moved]
     assert directions[0] @ directions[1] == pytest.approx(1, abs=1e-4)
 
 

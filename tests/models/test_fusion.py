@@ -1,0 +1,84 @@
+"""The modules around the operator: where sketches live, and what attention does with guidance."""
+
+import flax.errors
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stpyramid_jax.models.fusion import STCB, Attention, unit_rms
+from stpyramid_jax.ops.stcb import Sketch, stcb
+
+RNG = np.random.default_rng(0)
+X, Y = jnp.asarray(RNG.normal(size=(2, 3, 6)), jnp.float32)
+
+
+def sketch_of(seed=0, level=1, key=0):
+    variables = STCB(16, seed, level).init(jax.random.key(key), [X, Y])
+    assert set(variables) == {"sketch"}  # nothing an optimizer could reach
+    return variables["sketch"]["inputs"]
+
+
+def equal(a, b):
+    return [bool((a[i][name] == b[i][name]).all()) for i in (0, 1) for name in ("hash", "sign")]
+
+
+def test_is_the_operator_with_the_sketches_of_its_variables():
+    module = STCB(16, seed=0, level=1)
+    fused, variables = module.init_with_output(jax.random.key(0), [X, Y])
+    sketches = [Sketch(a["hash"], a["sign"], 16) for a in variables["sketch"]["inputs"]]
+    np.testing.assert_allclose(fused, stcb([X, Y], sketches), atol=1e-5)
+    assert not np.array_equal(sketches[0].hash, sketches[1].hash)
+
+
+def test_sketch_comes_from_its_seed_and_level_not_from_the_parameters_key():
+    sketch = sketch_of()
+    assert all(equal(sketch, sketch_of(key=1)))
+    assert not any(equal(sketch, sketch_of(seed=1)))
+    assert not any(equal(sketch, sketch_of(level=2)))
+
+
+def test_sketch_is_saved_and_what_was_saved_is_used():
+    """Restored into a module of another seed it still gives the first one's features."""
+    first, second = STCB(16, seed=0, level=1), STCB(16, seed=1, level=1)
+    fused, variables = first.init_with_output(jax.random.key(0), [X, Y])
+    other = second.init(jax.random.key(0), [X, Y])
+    assert not np.allclose(second.apply(other, [X, Y]), fused, atol=0.1)
+    restored = flax.serialization.from_bytes(other, flax.serialization.to_bytes(variables))
+    np.testing.assert_allclose(second.apply(restored, [X, Y]), fused, atol=1e-6)
+
+
+def test_a_lost_sketch_is_not_drawn_again_in_silence():
+    with pytest.raises(flax.errors.ScopeCollectionNotFound, match="sketch"):
+        STCB(16, seed=0, level=1).apply({}, [X, Y])
+
+
+def test_unit_rms_is_of_each_location():
+    x = jnp.asarray(RNG.normal(size=(2, 3, 3, 8)), jnp.float32)
+    normalized = unit_rms(x)
+    np.testing.assert_allclose((normalized**2).mean(-1), 1, rtol=1e-4)
+    np.testing.assert_allclose(unit_rms(x.at[0, 1, 2].multiply(50.0)), normalized, atol=1e-4)
+    assert unit_rms(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_attention_without_a_difference_in_guidance_is_average_pooling():
+    features = jnp.asarray(RNG.normal(size=(2, 3, 4, 5)), jnp.float32)
+    guidance = jnp.broadcast_to(jnp.asarray(RNG.normal(size=(2, 1, 1, 7))), (2, 3, 4, 7))
+    (pooled, weights), _ = Attention().init_with_output(jax.random.key(0), features, guidance)
+    np.testing.assert_allclose(weights, 1 / 12, rtol=1e-5)
+    np.testing.assert_allclose(pooled, features.mean((1, 2)), atol=1e-5)
+
+
+def test_attention_is_the_two_layers_of_the_paper():
+    """conv 1x1 to 64, ReLU, conv 1x1 to 1: 131,136 and 65 parameters for 2048 bins."""
+    features, guidance = jnp.ones((1, 2, 2, 5)), jnp.ones((1, 2, 2, 2048))
+    (_, weights), variables = jax.eval_shape(
+        Attention().init_with_output, jax.random.key(0), features, guidance
+    )
+    count = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(layer))
+        for name, layer in variables["params"].items()
+    }
+    assert count == {"hidden": 131_136, "score": 65}
+    assert weights.shape == (1, 2, 2)

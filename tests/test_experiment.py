@@ -1,0 +1,120 @@
+"""Configurations: every wrong one is refused in one line that names the key."""
+
+import pytest
+
+from stpyramid_jax.experiment import (
+    build_experiment,
+    check_workdir,
+    load_experiment,
+    parse_argument,
+    run_record,
+)
+
+
+def config(**changes):
+    values = {
+        "seed": 0,
+        "data": {"dir": "shards"},
+        "input": {"crop": 16},
+        "model": {"backbone": "convnet", "snippet_length": 2},
+        "optimizer": {"learning_rate": 0.1},
+        "training": {"steps": 2, "batch_size": 4},
+        "evaluation": {},
+    }
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            values[section] = {**values[section], key: value}
+        else:
+            values[section] = value
+    return values
+
+
+class Shards:
+    """Stands for a prepared data set of two classes."""
+
+    name, digest, classes = "toy", "abc", ("Jump", "Run")
+    parameters = {"size": [72, 72], "flow": {"method": "tvl1"}}  # noqa: RUF012 - never changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__snipets": 3}, r"model\.snipets: unknown; did you mean model\.snippets\?"),
+        ({"modle": {}}, r"config key modle: unknown; did you mean model\?"),
+        ({"model__num_classes": 3}, r"model\.num_classes: unknown"),
+        ({"optimizer": {}}, r"optimizer\.learning_rate: missing"),
+        ({"model__snippets": 0}, r"model\.snippets=0: at least 1"),
+        ({"model__sketch_dims": (0, 8, 8)}, r"model\.sketch_dims=\(0, 8, 8\)"),
+        ({"model__sketch_dims": (8, 8)}, r"model\.sketch_dims"),
+        ({"model__backbone": "squeezent"}, r"did you mean 'squeezenet'\?"),
+        ({"model__stream_fusion": "prod"}, r"model\.stream_fusion='prod': one of score, concat"),
+        ({"model__dropout": 1.0}, r"model\.dropout=1\.0"),
+        ({"model__attention": 1}, r"model\.attention=1: must be bool"),
+        ({"training__steps": 2.5}, r"training\.steps=2\.5: must be int"),
+        ({"training__steps": True}, r"training\.steps=True: must be int"),
+        ({"training__batch_size": 0}, r"training\.batch_size=0: at least 1"),
+        ({"evaluation__positions": -1}, r"evaluation\.positions=-1: at least 1"),
+        ({"input__tau": (3, 1)}, r"input\.tau=\(3, 1\)"),
+        ({"optimizer__learning_rate": "fast"}, r"optimizer\.learning_rate='fast': must be float"),
+        ({"seed": "x"}, r"seed='x': must be int"),
+    ],
+)
+def test_wrong_configurations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        build_experiment(config(**changes), num_classes=2)
+    assert "\n" not in str(refused.value)
+
+
+def test_sections_take_what_belongs_to_the_model():
+    experiment = build_experiment(
+        config(
+            model__streams="temporal",
+            model__attention=False,
+            model__snippets=5,
+            optimizer__clip_norm=3,
+        ),
+        2,
+    )
+    assert experiment.input.streams == "temporal"
+    assert experiment.input.snippets == 5
+    assert experiment.input.length == 2
+    assert experiment.model.num_classes == 2
+    assert isinstance(experiment.optimizer.clip_norm, float)
+
+
+def test_a_workdir_gives_its_experiment_back(tmp_path):
+    experiment = build_experiment(config(), 2)
+    check_workdir(tmp_path, run_record(experiment, Shards))
+    again, dataset = load_experiment(tmp_path)
+    assert again == experiment
+    assert dataset["classes"] == ["Jump", "Run"]
+    with pytest.raises(ValueError, match=r"nowhere/config\.json: no such file"):
+        load_experiment(tmp_path / "nowhere")
+
+
+def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path):
+    check_workdir(tmp_path, run_record(build_experiment(config(), 2), Shards))
+    before = (tmp_path / "config.json").read_bytes()
+    other = build_experiment(config(model__snippets=2, model__sketch_seed=7), 2)
+    with pytest.raises(
+        ValueError, match=r"model\.sketch_seed: 0 there, 7 here; model\.snippets: 3"
+    ):
+        check_workdir(tmp_path, run_record(other, Shards))
+    assert (tmp_path / "config.json").read_bytes() == before
+
+    class Others(Shards):
+        digest = "xyz"
+
+    with pytest.raises(ValueError, match=r"dataset\.digest: 'abc' there, 'xyz' here"):
+        check_workdir(tmp_path, run_record(build_experiment(config(), 2), Others))
+    # More steps are the same run.
+    check_workdir(tmp_path, run_record(build_experiment(config(training__steps=9), 2), Shards))
+
+
+def test_arguments_of_configs():
+    assert parse_argument("split=2", model="D", split="1") == {"model": "D", "split": "2"}
+    assert parse_argument("", model="D") == {"model": "D"}
+    for wrong in ("A", "modle=A"):
+        with pytest.raises(ValueError, match=f"config argument '{wrong}': write key=value"):
+            parse_argument(wrong, model="D")
