@@ -7,6 +7,7 @@
 The same command again resumes. `--config.section.key=value` overrides a value of the config.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"--mode={mode} needs --config=configs/NAME.py")
     shards = Shards(_CONFIG.value.data.dir)
     experiment = build_experiment(_CONFIG.value.to_dict(), num_classes=len(shards.classes))
+    if mode != "train":
+        shards.select(experiment.data.split, "test")  # refused now rather than after training
     if mode != "evaluate":
         loop.train(experiment, shards, workdir)
     if mode != "train":
@@ -56,10 +59,10 @@ def _run(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
     try:
         main(arguments)
-    except FloatingPointError as error:
-        sys.exit(f"error: {error}")
     except ValueError as error:
         _refuse(str(error))
+    except (FloatingPointError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -72,7 +75,7 @@ def _parse(arguments: list[str]) -> list[str]:
     except AttributeError as error:  # an override of a key that the config does not have
         from stpyramid_jax.experiment import nearest_key
 
-        key = str(error).strip("\"'")
+        key = re.findall(r"\w+", str(error))[0]
         _refuse(f"config has no key {key!r}; did you mean --config.{nearest_key(key)}?")
     except (flags.Error, OSError) as error:
         _refuse(str(error).strip().splitlines()[-1].strip())

@@ -9,37 +9,32 @@
 
 import ml_collections
 
-from stpyramid_jax.experiment import parse_argument
+from stpyramid_jax.experiment import default_config, parse_argument
 from stpyramid_jax.models.pyramid import named_model
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    model = named_model(parse_argument(argument, model="D")["model"])
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "data": {"dir": "demo/shards", "split": "split1"},
-            "input": {
-                "crop": 64,
-                "scales": (64 / 72,),
-                "test_scale": 64 / 72,
-                # A mirrored hop is another hop.
-                "flip": False,
-                # The sprites' rests: snippets ten fields apart see three hops in turn.
-                "tau": (10, 10),
-                "test_tau": 10,
-                "threads": 4,
-            },
-            "model": {
-                **model,
-                "backbone": "convnet",
-                "snippet_length": 5,
-                "sketch_dims": (256, 256, 512),
-                "dropout": 0.0,
-                "head_std": 0.01,
-            },
-            "optimizer": {"learning_rate": 0.01, "boundaries": (180,), "warmup": 30},
-            "training": {"steps": 240, "batch_size": 32, "checkpoint_every": 80},
-            "evaluation": {"positions": 5, "crops": 1, "batch_size": 16},
-        }
+    config = default_config()
+    config.data.dir = "demo/shards"
+    config.input.update(
+        crop=64,
+        scales=(64 / 72,),
+        test_scale=64 / 72,
+        flip=False,  # a mirrored hop is another hop
+        # Hops follow each other every ten fields: three snippets see three in turn.
+        tau=(10, 10),
+        test_tau=10,
+        threads=4,
     )
+    config.model.update(
+        named_model(parse_argument(argument, model="D")["model"]),
+        backbone="convnet",
+        snippet_length=5,
+        sketch_dims=(256, 256, 512),
+        dropout=0.0,
+        head_std=0.01,
+    )
+    config.optimizer.update(learning_rate=0.01, boundaries=(180,), warmup=30)
+    config.training.update(steps=240, batch_size=32, checkpoint_every=80)
+    config.evaluation.update(positions=5, crops=1, batch_size=16)
+    return config

@@ -11,8 +11,9 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from stpyramid_jax.preparation.run import prepare
+from stpyramid_jax.preparation.run import CHOICES, prepare
 
 
 def size(text: str) -> tuple[int, int]:
@@ -22,28 +23,36 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset", required=True, choices=("ucf101", "folder"))
+    add("--dataset", required=True, choices=CHOICES["dataset"])
     add("--videos", required=True, type=Path, help="folder of videos")
     add("--annotations", type=Path, help="folder of the official lists (ucf101)")
     add("--out", required=True, type=Path, help="folder to write")
     add("--classes", type=lambda text: text.split(","), default=(), help="only these: A,B,...")
     add("--workers", type=int, help="processes (default: one a core; one with an accelerator)")
-    add("--flow", default="tvl1", choices=("tvl1", "opencv", "dis"))
+    add("--flow", default="tvl1", choices=CHOICES["flow"])
     add("--size", type=size, default=(340, 256), help="WIDTHxHEIGHT (default 340x256)")
-    add("--on_error", default="skip", choices=("skip", "fail"), help="for unreadable videos")
-    add("--missing", default="fail", choices=("fail", "skip"), help="for listed, absent videos")
+    add("--on_error", default="skip", choices=CHOICES["on_error"], help="for unreadable videos")
+    add("--missing", default="fail", choices=CHOICES["missing"], help="for listed, absent videos")
+    flags = parser.parse_args()
     try:
-        prepare(**vars(parser.parse_args()))
-    except ValueError as error:
-        print(error, file=sys.stderr)
+        prepare(**vars(flags))
+    except ValueError as error:  # a line for each offender
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     except RuntimeError as error:  # a video under --on_error=fail, or a worker that died
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or flags.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

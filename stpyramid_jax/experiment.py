@@ -7,12 +7,20 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stpyramid_jax.input.pipeline import InputConfig
-from stpyramid_jax.input.tfrecord import Shards
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.training.optimizer import OptimizerConfig
+
+if TYPE_CHECKING:
+    from stpyramid_jax.input.tfrecord import Shards
+
+# Fields that the data set or another section gives.
+_GIVEN = {"model": ("num_classes",), "input": ("streams", "snippets", "snippet_length")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +35,7 @@ class DataConfig:
 class TrainingConfig:
     """How long, in what batches, and how often the run is written down (in steps).
 
-    `weights` names ImageNet weights of the backbone; empty trains from scratch.
+    `weights` is an `.npz` of the backbone's ImageNet weights; empty trains from scratch.
     """
 
     steps: int
@@ -48,6 +56,12 @@ class EvaluationConfig:
     crops: int = 10
     batch_size: int = 8
 
+    def __post_init__(self):
+        if self.crops not in (1, 5, 10):
+            raise ValueError(
+                f"evaluation.crops={self.crops}: 1 (centre), 5 (and corners) or 10 (and mirrors)"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -62,11 +76,34 @@ class Experiment:
     evaluation: EvaluationConfig
 
 
+def default_config() -> ml_collections.ConfigDict:
+    """Every key of an experiment with its default; what has none is empty and must be set.
+
+    Config files start from it, so that any key can be overridden on the command line.
+    """
+    config = ml_collections.ConfigDict({"seed": 0})
+    for name, section in _sections().items():
+        hints = typing.get_type_hints(section)
+        config[name] = {
+            field.name: placeholder(hints[field.name])
+            if field.default is dataclasses.MISSING
+            else field.default
+            for field in dataclasses.fields(section)
+            if field.name not in _GIVEN.get(name, ())
+        }
+    return config
+
+
+def _sections() -> dict[str, Any]:
+    hints = typing.get_type_hints(Experiment)
+    return {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+
+
 def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
     """Checks a configuration and freezes it.
 
-    Sections are the fields of `Experiment`. The model's classes come from the data set, and the
-    input takes its snippets from the model.
+    Sections are the fields of `Experiment`. The number of classes comes from the data set, and
+    the input takes its snippets from the model.
 
     Raises:
       ValueError: an unknown or missing key (the nearest right one is named), a value of a wrong
@@ -84,13 +121,15 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
             "input",
             streams=streams[model.uses_rgb, model.uses_flow],
             snippets=model.snippets,
-            length=model.snippet_length,
+            snippet_length=model.snippet_length,
         ),
         model=model,
         optimizer=_section(OptimizerConfig, config, "optimizer"),
         training=_section(TrainingConfig, config, "training"),
         evaluation=_section(EvaluationConfig, config, "evaluation"),
     )
+    if experiment.seed < 0:
+        raise ValueError(f"seed={experiment.seed}: at least 0")
     for section in ("training", "evaluation"):
         for key, value in dataclasses.asdict(getattr(experiment, section)).items():
             if isinstance(value, int) and value < 1:
@@ -98,7 +137,7 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
     return experiment
 
 
-def run_record(experiment: Experiment, shards: Shards) -> dict[str, Any]:
+def run_record(experiment: Experiment, shards: "Shards") -> dict[str, Any]:
     """What `config.json` holds: the experiment, and what a model must know of its data set."""
     values = json.loads(json.dumps(dataclasses.asdict(experiment)))
     dataset = {
@@ -120,15 +159,16 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; --workdir must be the folder of a trained run")
-    record = json.loads(path.read_text())
-    hints = typing.get_type_hints(Experiment)
-    sections = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-    parts = {name: _section(hint, record, name) for name, hint in sections.items()}
-    return Experiment(seed=record["seed"], **parts), record["dataset"]
+    try:
+        record = json.loads(path.read_text())
+        parts = {name: _section(cls, record, name) for name, cls in _sections().items()}
+        return Experiment(seed=record["seed"], **parts), record["dataset"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged or of another version ({error})") from error
 
 
 def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or refuses a workdir that holds a run of another model or data set.
+    """Refuses a workdir that holds a run of another model, data set, crop or seed.
 
     What does not change what the parameters mean (steps, logging, evaluation, paths) may differ.
 
@@ -136,22 +176,27 @@ def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
       ValueError: the keys that differ, with both values.
     """
     path = workdir / "config.json"
-    if path.exists():
-        known, wanted = (_flatten(json.loads(path.read_text())), _flatten(record))
-        differing = [
-            f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
-            for key in sorted(known.keys() | wanted.keys())
-            if key.split(".")[0] in ("model", "dataset") or key == "data.split"
-            if known.get(key) != wanted.get(key)
-        ]
-        if differing:
-            raise ValueError(
-                f"{workdir} holds another run; take another --workdir ({'; '.join(differing)})"
-            )
+    if not path.exists():
+        return
+    known, wanted = _flatten(json.loads(path.read_text())), _flatten(record)
+    differing = [
+        f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
+        for key in sorted(known.keys() | wanted.keys())
+        if key.split(".")[0] in ("model", "dataset") or key in ("data.split", "input.crop", "seed")
+        if known.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds another run; take another --workdir ({'; '.join(differing)})"
+        )
+
+
+def write_record(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes `config.json`, whole or not at all."""
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = workdir / "config.json.partial"
     partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path)
+    partial.replace(workdir / "config.json")
 
 
 def parse_argument(argument: str, **defaults: str) -> dict[str, str]:
@@ -173,19 +218,14 @@ def parse_argument(argument: str, **defaults: str) -> dict[str, str]:
 
 def nearest_key(key: str) -> str:
     """The key of a configuration, `section.key`, whose own name is most like `key`."""
-    sections = {f.name: f.type for f in dataclasses.fields(Experiment)}
-    known = {"seed": "seed"} | {
-        field.name: f"{name}.{field.name}"
-        for name, section in sections.items()
-        if dataclasses.is_dataclass(section)
-        for field in dataclasses.fields(section)
-    }
-    return known[difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]]
+    flat = _flatten(default_config().to_dict())
+    names = {path.rpartition(".")[2]: path for path in flat}
+    return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
 
 
 def _section(cls, config: Mapping[str, Any], name: str, **given):
     """Builds a section's dataclass from the config's values and those `given` from elsewhere."""
-    values = dict(config[name])
+    values = {key: value for key, value in config[name].items() if value is not None}
     hints = typing.get_type_hints(cls)
     required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
     _check_keys(values, [key for key in hints if key not in given], name, set(required) - {*given})

@@ -14,8 +14,19 @@ from typing import Any
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+FORMAT = 1
+"""Number of this layout of a prepared folder; `dataset.json` carries it."""
+
+FAMILIES = ("rgb", "flow")
+"""A shard is a file of each: frames and flow fields of the same videos."""
+
 _LENGTH_BYTES = 12  # length and its checksum
 _FOOTER_BYTES = 4
+
+
+def shard_file(name: str, family: str, shard: int, shards: int) -> str:
+    """Name of one file of `shards`, for a data set `name` and a family."""
+    return f"{name}-{family}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
 def _example_class() -> Any:

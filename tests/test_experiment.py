@@ -5,9 +5,12 @@ import pytest
 from stpyramid_jax.experiment import (
     build_experiment,
     check_workdir,
+    default_config,
     load_experiment,
+    nearest_key,
     parse_argument,
     run_record,
+    write_record,
 )
 
 
@@ -54,6 +57,8 @@ class Shards:
         ({"training__steps": 2.5}, r"training\.steps=2\.5: must be int"),
         ({"training__steps": True}, r"training\.steps=True: must be int"),
         ({"training__batch_size": 0}, r"training\.batch_size=0: at least 1"),
+        ({"evaluation__crops": 3}, r"evaluation\.crops=3: 1 \(centre\)"),
+        ({"seed": -1}, r"seed=-1: at least 0"),
         ({"evaluation__positions": -1}, r"evaluation\.positions=-1: at least 1"),
         ({"input__tau": (3, 1)}, r"input\.tau=\(3, 1\)"),
         ({"optimizer__learning_rate": "fast"}, r"optimizer\.learning_rate='fast': must be float"),
@@ -78,30 +83,36 @@ def test_sections_take_what_belongs_to_the_model():
     )
     assert experiment.input.streams == "temporal"
     assert experiment.input.snippets == 5
-    assert experiment.input.length == 2
+    assert experiment.input.snippet_length == 2
     assert experiment.model.num_classes == 2
     assert isinstance(experiment.optimizer.clip_norm, float)
 
 
 def test_a_workdir_gives_its_experiment_back(tmp_path):
     experiment = build_experiment(config(), 2)
-    check_workdir(tmp_path, run_record(experiment, Shards))
+    write_record(tmp_path, run_record(experiment, Shards))
     again, dataset = load_experiment(tmp_path)
     assert again == experiment
     assert dataset["classes"] == ["Jump", "Run"]
     with pytest.raises(ValueError, match=r"nowhere/config\.json: no such file"):
         load_experiment(tmp_path / "nowhere")
+    for damage in ("{", "{}", '{"data": {}}'):
+        (tmp_path / "config.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"config\.json: damaged"):
+            load_experiment(tmp_path)
 
 
 def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path):
-    check_workdir(tmp_path, run_record(build_experiment(config(), 2), Shards))
-    before = (tmp_path / "config.json").read_bytes()
+    record = run_record(build_experiment(config(), 2), Shards)
+    check_workdir(tmp_path, record)  # an empty workdir takes any run
+    write_record(tmp_path, record)
     other = build_experiment(config(model__snippets=2, model__sketch_seed=7), 2)
     with pytest.raises(
         ValueError, match=r"model\.sketch_seed: 0 there, 7 here; model\.snippets: 3"
     ):
         check_workdir(tmp_path, run_record(other, Shards))
-    assert (tmp_path / "config.json").read_bytes() == before
+    with pytest.raises(ValueError, match=r"\(seed: 0 there, 1 here\)"):
+        check_workdir(tmp_path, run_record(build_experiment(config(seed=1), 2), Shards))
 
     class Others(Shards):
         digest = "xyz"
@@ -110,6 +121,19 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path):
         check_workdir(tmp_path, run_record(build_experiment(config(), 2), Others))
     # More steps are the same run.
     check_workdir(tmp_path, run_record(build_experiment(config(training__steps=9), 2), Shards))
+
+
+def test_every_key_has_a_default_or_must_be_set():
+    values = default_config()
+    with pytest.raises(ValueError, match=r"data\.dir: missing"):
+        build_experiment(values.to_dict(), 2)
+    values.data.dir = "shards"
+    values.optimizer.learning_rate = 0.1
+    values.training.update(steps=1, batch_size=1)
+    experiment = build_experiment(values.to_dict(), 2)
+    assert experiment.model.sketch_dims == (1024, 2048, 4096)
+    assert nearest_key("snipets") == "model.snippets"
+    assert nearest_key("learning_rat") == "optimizer.learning_rate"
 
 
 def test_arguments_of_configs():

@@ -16,7 +16,7 @@ def confusion(
 def topk_accuracy(scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
     """Share of clips whose class is among the k best scores; a tie counts against the clip."""
     own = scores[np.arange(len(labels)), labels][:, None]
-    rank = (scores >= own).sum(axis=1)
+    rank = (~(scores < own)).sum(axis=1)  # a score that is no number is no hit either
     return float(np.mean(rank <= k))
 
 

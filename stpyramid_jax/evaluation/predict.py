@@ -7,21 +7,22 @@ import numpy as np
 
 from stpyramid_jax.evaluation.protocol import clip_scores, load_variables
 from stpyramid_jax.experiment import load_experiment
-from stpyramid_jax.input.pipeline import InputConfig, eval_batches
+from stpyramid_jax.input.config import STREAMS, InputConfig
+from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.sampling import field_indices, test_samples
 from stpyramid_jax.input.tfrecord import Video
 from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.preparation.decode import frames
 from stpyramid_jax.preparation.flow import flow_fields
-from stpyramid_jax.training.sharding import make_mesh
+from stpyramid_jax.training.sharding import make_mesh, round_up
 
 
 def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
     """Every class with its probability, the most probable first.
 
     The views are those of the run's evaluation, at the frame size and with the flow of the data
-    set it was trained on. A video of any length is decoded twice and never held in memory; flow
-    is computed where a view needs it only.
+    set it was trained on, but for the shards' JPEG compression. A video of any length is decoded
+    twice and never held in memory; flow is computed where a view needs it only.
 
     Raises:
       ValueError: no trained run in the workdir, or a video that does not decode or is too short.
@@ -30,13 +31,12 @@ def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
     mesh = make_mesh()
     variables, _ = load_variables(experiment, workdir, mesh)
     settings = experiment.evaluation
+    size = (dataset["size"][0], dataset["size"][1])
     try:
-        clip = Clip(
-            video, tuple(dataset["size"]), dataset["flow"], experiment.input, settings.positions
-        )
+        clip = Clip(video, size, dataset["flow"], experiment.input, settings.positions)
     except ValueError as error:
         raise ValueError(f"{video}: {error}") from error
-    rows = -(-settings.batch_size // mesh.size) * mesh.size
+    rows = round_up(min(settings.batch_size, settings.positions), mesh)
     batches = eval_batches(
         clip, np.zeros(1, np.int64), experiment.input, settings.positions, settings.crops, rows
     )
@@ -59,15 +59,18 @@ class Clip:
         positions: int,
     ):
         count = sum(1 for _ in frames(path))
-        if count < config.length + 1:
+        if count < config.snippet_length + 1:
             raise ValueError(
-                f"has {count} frames, fewer than the {config.length + 1} of one snippet"
+                f"has {count} frames, fewer than the {config.snippet_length + 1} of one snippet"
             )
         samples = test_samples(
-            count - 1, positions, config.snippets, config.length, config.test_tau
+            count - 1, positions, config.snippets, config.snippet_length, config.test_tau
         )
-        wanted = {i for s in samples for i in field_indices(s, count - 1, config.length).flat}
         pictures = {sample.t for sample in samples}
+        wanted: set[int] = set()
+        if "flow" in STREAMS[config.streams]:
+            for sample in samples:
+                wanted |= set(field_indices(sample, count - 1, config.snippet_length).flat)
         self.videos = (Video(path.name, -1, "", count, count - 1, 0, {}),)
         self._frames: dict[int, np.ndarray] = {}
         self._fields: dict[int, np.ndarray] = {}

@@ -16,7 +16,7 @@ from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
 from stpyramid_jax.progress import progress_bar
 from stpyramid_jax.training.checkpoint import Checkpoints
-from stpyramid_jax.training.sharding import make_mesh, shard_batch
+from stpyramid_jax.training.sharding import make_mesh, round_up, shard_batch
 from stpyramid_jax.training.state import abstract_state
 
 _INPUTS = ("rgb", "flow")
@@ -42,6 +42,9 @@ def clip_scores(
     Args:
       batches: of `eval_batches`; rows whose mask is False count nothing.
       progress: called with the number of positions done.
+
+    Raises:
+      ValueError: scores that are not finite.
     """
     step = jax.jit(functools.partial(forward, model=model))
     totals: dict[int, np.ndarray] = {}
@@ -54,7 +57,14 @@ def clip_scores(
                 totals[video] = totals.get(video, 0) + row
                 counts[video] = counts.get(video, 0) + 1
         progress(int(batch["mask"].sum()))
-    return {video: totals[video] / counts[video] for video in sorted(totals)}
+    means = {video: totals[video] / counts[video] for video in sorted(totals)}
+    broken = [video for video, scores in means.items() if not np.isfinite(scores).all()]
+    if broken:
+        raise ValueError(
+            f"class scores of {len(broken)} of {len(means)} clips are not finite: the checkpoint "
+            "is broken; train again"
+        )
+    return means
 
 
 def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
@@ -77,7 +87,7 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
         experiment.input,
         settings.positions,
         settings.crops,
-        settings.batch_size,
+        round_up(settings.batch_size, mesh),
     )
     total = len(videos) * settings.positions
     with progress_bar(f"evaluating {len(videos)} clips", total) as advance:
@@ -92,6 +102,9 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
         shards.classes,
         {
             "protocol": f"{settings.positions} positions x {settings.crops} crops",
+            "crop": experiment.input.crop,
+            "test_scale": experiment.input.test_scale,
+            "test_tau": experiment.input.test_tau,
             "dataset": shards.name,
             "digest": shards.digest,
             "split": split,
@@ -103,10 +116,12 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
 
 def load_variables(experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh):
     """The latest checkpoint's variables and its step."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    if checkpoints.latest_step is None:
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
         raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
-    target = abstract_state(experiment, mesh)
-    state, _ = checkpoints.restore(target, parts=("params", "collections"))
-    checkpoints.close()
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
+        target = abstract_state(experiment, mesh)
+        state, _ = checkpoints.restore(target, parts=("params", "collections"))
     return state.variables, int(state.step)

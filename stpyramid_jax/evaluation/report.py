@@ -66,7 +66,8 @@ def table(folder: Path) -> str:
     lines += [
         "",
         f"{summary['dataset']} {summary['split']}, {summary['num_clips']} test clips, "
-        f"{summary['protocol']}, step {summary['step']}:",
+        f"{summary['protocol']}, crop {summary['crop']}, tau {summary['test_tau']}, "
+        f"step {summary['step']}:",
         f"  mean class accuracy {summary['mean_class_accuracy']:.1%}"
         f"  top-1 {summary['top1']:.1%}  top-5 {summary['top5']:.1%}",
         f"report: {folder}",

@@ -3,63 +3,18 @@
 Everything here is bytes; mean and scale belong to the model's first step on the device.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from stpyramid_jax.input import augment, sampling
+from stpyramid_jax.input.config import STREAMS, InputConfig
 from stpyramid_jax.input.tfrecord import Video
 
-STREAMS = {"spatial": ("rgb",), "temporal": ("flow",), "both": ("rgb", "flow")}
 
-
-@dataclasses.dataclass(frozen=True)
-class InputConfig:
-    """What one input is made of. Sources: slides for `snippets`, `length`, `tau`; TSN for views.
-
-    Attributes:
-      streams: "spatial", "temporal" or "both"; what is not used is not read.
-      snippets: T, number of flow snippets.
-      length: L, flow fields per snippet.
-      tau: interval of snippets in training, drawn from this range, ends included.
-      test_tau: interval in testing (the authors' is not known).
-      crop: side of the square the network sees, pixels.
-      scales: of training boxes, fractions of the frame's short side.
-      test_scale: of testing boxes.
-      flip: whether training mirrors half of the samples.
-      threads: that read and decode, per process.
-    """
-
-    streams: str = "both"
-    snippets: int = 3
-    length: int = 10
-    tau: tuple[int, int] = (1, 10)
-    test_tau: int = 5
-    crop: int = 224
-    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
-    test_scale: float = 0.875
-    flip: bool = True
-    threads: int = 16
-
-    def __post_init__(self):
-        if self.streams not in STREAMS:
-            raise ValueError(f"input.streams={self.streams!r}: choose one of {', '.join(STREAMS)}")
-        for name in ("snippets", "length", "test_tau", "crop", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"input.{name}={getattr(self, name)}: must be at least 1")
-        if len(self.tau) != 2 or not 1 <= self.tau[0] <= self.tau[1]:
-            raise ValueError(f"input.tau={self.tau}: must be (smallest, largest), both at least 1")
-        if not self.scales or not all(0 < s <= 1 for s in (*self.scales, self.test_scale)):
-            raise ValueError(
-                f"input.scales={self.scales}, input.test_scale={self.test_scale}: must lie in (0, 1]"
-            )
-
-
-@runtime_checkable
 class Source(Protocol):
     """Where clips come from: `tfrecord.Shards`, or one video that is being predicted."""
 
@@ -97,7 +52,7 @@ def train_iterator(
     def sample(number: np.integer, rng: np.random.Generator):
         video = int(number)
         chosen = sampling.train_sample(
-            rng, _num_fields(source, video), config.snippets, config.length, config.tau
+            rng, _num_fields(source, video), config.snippets, config.snippet_length, config.tau
         )
         row = _read(
             source,
@@ -148,7 +103,11 @@ def eval_batches(
         video, position = divmod(min(row, rows - 1), positions)
         video = int(videos[video])
         chosen = sampling.test_samples(
-            _num_fields(source, video), positions, config.snippets, config.length, config.test_tau
+            _num_fields(source, video),
+            positions,
+            config.snippets,
+            config.snippet_length,
+            config.test_tau,
         )[position]
         views = _read(
             source,
@@ -190,7 +149,7 @@ def _read(source: Source, video: int, sample: sampling.Sample, config: InputConf
         views = make_views(image.shape[:2])
         row["rgb"] = np.stack([augment.view_image(image, view, config.crop) for view in views])
     if "flow" in STREAMS[config.streams]:
-        indices = sampling.field_indices(sample, _num_fields(source, video), config.length)
+        indices = sampling.field_indices(sample, _num_fields(source, video), config.snippet_length)
         wanted, places = np.unique(indices, return_inverse=True)
         fields = _read_fields(source, video, wanted)
         views = views or make_views(fields.shape[-2:])

@@ -2,10 +2,9 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
-import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from stpyramid_jax.records import decode_example, read_record
+from stpyramid_jax.records import FAMILIES, FORMAT, decode_example, read_record, shard_file
 
-FORMAT = 1
 PARTS = ("train", "test")
 
 
@@ -35,7 +33,7 @@ class Video:
 
 
 class Shards:
-    """A prepared data set, read at random with `os.pread` (threads share it, pickling reopens).
+    """A prepared data set, read at random; each reading opens its shard, so threads share it.
 
     Attributes:
       name, classes, splits: of the data set; a label is an index into `classes`.
@@ -58,12 +56,11 @@ class Shards:
         self.videos = _read_videos(self.directory / "videos.csv", self.splits)
         self._shards: int = info["shards"]
         with np.load(self.directory / "index.npz") as index:
-            self._offsets = {family: index[f"{family}_offsets"] for family in ("rgb", "flow")}
+            self._offsets = {family: index[f"{family}_offsets"] for family in FAMILIES}
         self._starts = {
             "rgb": _starts([video.frames for video in self.videos]),
             "flow": _starts([video.fields for video in self.videos]),
         }
-        self._reset_files()
 
     def select(self, split: str, part: str) -> Int64[np.ndarray, " videos"]:
         """Numbers of the videos that `split` puts in `part` ("train" or "test").
@@ -101,11 +98,6 @@ class Shards:
         fields = np.stack(self._read("flow", video, start, length, cv2.IMREAD_GRAYSCALE))
         return fields.reshape(length, 2, -1, fields.shape[-1])
 
-    def close(self) -> None:
-        """Closes the open shards; reading opens them again."""
-        with self._lock:
-            _close_files(self._files)
-
     def _read(self, family: str, video: int, start: int, count: int, mode: int):
         about = self.videos[video]
         total = about.frames if family == "rgb" else about.fields
@@ -113,14 +105,17 @@ class Shards:
             raise ValueError(
                 f"{about.name}: {family} {start}..{start + count - 1} asked, it has 0..{total - 1}"
             )
-        filename = f"{self.name}-{family}.tfrecord-{about.shard:05d}-of-{self._shards:05d}"
-        file = self._file(filename)
+        path = self.directory / shard_file(self.name, family, about.shard, self._shards)
         first = self._starts[family][video] + start
         offsets = self._offsets[family][first : first + count + 1].tolist()
+        places = [f"{path}: {about.name} {family} {start + i}" for i in range(count)]
+        with open(path, "rb", buffering=0) as shard:
+            payloads = [
+                read_record(shard.fileno(), *ends, where)
+                for ends, where in zip(itertools.pairwise(offsets), places, strict=True)
+            ]
         images = []
-        for i in range(count):
-            where = f"{self.directory / filename}: {about.name} {family} {start + i}"
-            payload = read_record(file, offsets[i], offsets[i + 1], where)
+        for i, (payload, where) in enumerate(zip(payloads, places, strict=True)):
             record = decode_example(payload)
             if (record["video"], record["frame"]) != (about.name.encode(), start + i):
                 raise ValueError(
@@ -132,31 +127,6 @@ class Shards:
                 raise ValueError(f"{where}: no JPEG at offset {offsets[i]}; prepare again")
             images.append(image)
         return images
-
-    def _file(self, filename: str) -> int:
-        with self._lock:
-            if filename not in self._files:
-                self._files[filename] = os.open(self.directory / filename, os.O_RDONLY)
-            return self._files[filename]
-
-    def _reset_files(self) -> None:
-        self._files: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, _close_files, self._files)
-
-    def __getstate__(self):
-        unpicklable = ("_files", "_lock", "_finalizer")
-        return {k: v for k, v in self.__dict__.items() if k not in unpicklable}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._reset_files()
-
-
-def _close_files(files: dict[str, int]) -> None:
-    for file in files.values():
-        os.close(file)
-    files.clear()
 
 
 def _read_info(directory: Path) -> dict:

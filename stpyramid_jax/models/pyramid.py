@@ -152,7 +152,7 @@ class Pyramid(nn.Module):
         pooled, spatial, attention = {}, None, None
         if config.uses_rgb:
             rgb = backbone.normalize_rgb(inputs["rgb"])
-            spatial = backbone.module(name="spatial")(rgb, train)
+            spatial = self._map("spatial", rgb, train)
             pooled["spatial"] = spatial.mean((-3, -2))
         if config.uses_flow:
             motion, motion_vector = self._motion(inputs["flow"], train)
@@ -184,13 +184,24 @@ class Pyramid(nn.Module):
                     "with the same B, H and W in all inputs"
                 )
 
+    def _map(self, stream, images, train):
+        """The last map of a stream's backbone."""
+        features = BACKBONES[self.config.backbone].module(name=stream)(images, train)
+        if 0 in features.shape:
+            raise ValueError(
+                f"images of {images.shape[1]} x {images.shape[2]}: too small for "
+                f"model.backbone={self.config.backbone!r}, whose last map is empty; "
+                "give a larger input.crop"
+            )
+        return features
+
     def _motion(self, flow, train):
         """Level 1: [B, T, H, W, 2L] -> the motion map [B, h, w, d1] and its pooled vector."""
         config = self.config
         backbone = BACKBONES[config.backbone]
         # One set of parameters for all snippets, which are folded into the batch.
         folded = flow.reshape(-1, *flow.shape[2:])
-        maps = backbone.module(name="temporal")(backbone.normalize_flow(folded), train)
+        maps = self._map("temporal", backbone.normalize_flow(folded), train)
         snippets = jnp.split(maps.reshape(*flow.shape[:2], *maps.shape[1:]), config.snippets, 1)
         snippets = [snippet.squeeze(1) for snippet in snippets]
         if config.snippets == 1:

@@ -146,6 +146,8 @@ def signed_sqrt_l2(
     sign(x) sqrt(|x|) and y / |y| with a finite gradient everywhere, zero included
     (Lin, RoyChowdhury, Maji, ICCV 2015, without their infinite slope at 0).
     """
+    # Both slopes at 0 must fit the dtype of the gradient: 128 each in float16.
+    epsilon = max(epsilon, float(jnp.finfo(x.dtype).smallest_normal))
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     y = wide * jax.lax.rsqrt(jnp.abs(wide) + epsilon)
     z = y * jax.lax.rsqrt(jnp.sum(y * y, axis=axis, keepdims=True) + epsilon)

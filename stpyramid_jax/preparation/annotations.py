@@ -50,8 +50,8 @@ def read_ucf101(
       missing: "fail" refuses a list with videos that are not on disk, "skip" leaves them out.
 
     Raises:
-      ValueError: one line for every list that is missing, unknown class, video that is not on
-        disk, duplicate, and group on both sides of a split.
+      ValueError: one line for every list that is missing, line that cannot be read, unknown class,
+        video that is not on disk, duplicate, and group on both sides of a split.
     """
     splits = ("split1", "split2", "split3")
     lists = {
@@ -65,32 +65,39 @@ def read_ucf101(
         for path in (index, *lists.values())
         if not path.is_file()
     )
-    known = {name: int(number) for number, name in (line.split() for line in _lines(index))}
+    known = {name: number for number, name in _rows(index, r"(\d+)\s+(\S+)", "NUMBER CLASS")}
+    if not known:
+        raise ValueError(f"{index}: empty; expected a line NUMBER CLASS for each class")
     chosen = _choose(known, classes)
 
     faults = []
     parts = defaultdict(lambda: [""] * len(splits))
+    video_line = r"(([^/\s]+)/\S+)"
+    forms = {
+        "train": (rf"{video_line}\s+(\d+)", "CLASS/VIDEO NUMBER"),
+        "test": (rf"{video_line}()", "CLASS/VIDEO"),
+    }
     for (split, part), path in lists.items():
-        for line in _lines(path):
-            video, _, code = line.rpartition(" ") if part == "train" else (line, "", "")
-            folder = video.partition("/")[0]
+        for video, folder, number in _rows(path, *forms[part]):
             column = splits.index(split)
             if folder not in known:
                 faults.append(f"{path.name}: {video}: {_unknown(folder, known)}")
             elif folder in chosen:
-                if code and code != str(known[folder]):
+                if number and number != known[folder]:
                     faults.append(
-                        f"{path.name}: {video}: label {code}, but classInd.txt gives "
+                        f"{path.name}: {video}: label {number}, but classInd.txt gives "
                         f"{folder} {known[folder]}"
                     )
                 if parts[video][column]:
                     faults.append(f"{path.name}: {video}: listed twice in {split}")
                 parts[video][column] = part
+    if not parts:
+        faults.append(f"{annotations}: the lists hold no video of {', '.join(chosen)}")
 
     absent = {path for path in parts if not (videos / path).is_file()}
     if missing == "fail":
         faults += [f"{videos / path}: listed, but not on disk" for path in sorted(absent)]
-    elif len(absent) == len(parts):
+    elif parts and len(absent) == len(parts):
         faults.append(f"{videos}: holds none of the {len(parts)} listed videos")
     found = tuple(
         Video(Path(path).stem, path, folder, label, _group(path, folder), tuple(parts[path]))
@@ -111,16 +118,21 @@ def read_folder(videos: Path, classes: Sequence[str] = ()) -> Annotations:
     itself. In each class the quarter of the groups (at least one of two) whose names have the
     smallest SHA-256 is the test part, which depends on the names alone.
 
-    A video's name is its path without suffix. Files without a suffix of video are passed over.
+    A video's name is its path without suffix. Files without a suffix of video and hidden ones are
+    passed over; videos that are not directly in a class folder are refused.
     Classes are in alphabetical order; `classes` keeps only these, in the same order.
 
     Raises:
-      ValueError: one line for every unknown or empty class, duplicate name, and group on both
-        sides of the split.
+      ValueError: one line for every unknown or empty class, video elsewhere, duplicate name, and
+        group on both sides of the split.
     """
-    parts = ("train", "test")
-    if not all((videos / part).is_dir() for part in parts):
-        parts = ("",)
+    parts = tuple(part for part in ("train", "test") if (videos / part).is_dir()) or ("",)
+    if len(parts) == 1 and parts[0]:
+        other = "test" if parts[0] == "train" else "train"
+        raise ValueError(
+            f"{videos}: holds {parts[0]} but no {other}; add {videos / other}/<Class>/<video>, or "
+            f"lay videos out as <Class>/<video>, where no class may be called {parts[0]}"
+        )
     folders = {
         (part, folder.name): folder
         for part in parts
@@ -135,12 +147,16 @@ def read_folder(videos: Path, classes: Sequence[str] = ()) -> Annotations:
     known = sorted({name for part, name in folders if part != "test"})
     chosen = _choose(known, classes)
 
-    faults, found = [], []
+    found = []
+    loose = [file for part in parts for file in _videos((videos / part).iterdir())]
+    faults = [f"{file}: not in a class folder" for file in loose]
     for (part, name), folder in folders.items():
         if name not in known:
             faults.append(f"{folder}: {_unknown(name, known)} of train")
         elif name in chosen:
-            files = sorted(f for f in folder.iterdir() if f.suffix.lower() in VIDEO_SUFFIXES)
+            files = _videos(folder.rglob("*"))
+            deep = [file for file in files if file.parent != folder]
+            faults += [f"{file}: in a subfolder; put it into {folder}" for file in deep]
             if not files:
                 faults.append(f"{folder}: holds no videos")
             for file in files:
@@ -154,6 +170,14 @@ def read_folder(videos: Path, classes: Sequence[str] = ()) -> Annotations:
     found.sort(key=lambda video: (video.label, video.path))
     name = re.sub(r"[^A-Za-z0-9]+", "_", videos.resolve().name).strip("_") or "videos"
     return Annotations(name, chosen, ("split1",), tuple(found))
+
+
+def _videos(paths: Iterable[Path]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def _split_groups(videos: Iterable[Video]) -> list[Video]:
@@ -211,8 +235,21 @@ def _leaks(videos: Iterable[Video], splits: Sequence[str]) -> list[str]:
     return faults
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+def _rows(path: Path, pattern: str, form: str) -> list[tuple[str, ...]]:
+    """Groups of `pattern` in every line that is not blank; `form` is the pattern for people."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from None
+    rows = [
+        (number, line.strip(), re.fullmatch(pattern, line.strip()))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    _refuse(
+        f"{path}, line {number}: {line!r} is not {form}" for number, line, row in rows if not row
+    )
+    return [row.groups() for _, _, row in rows if row]
 
 
 def _refuse(faults: Iterable[str]) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
+RESIZE = "after decoding, cv2.INTER_AREA where no side grows, else cv2.INTER_LINEAR"
+
 
 class UnreadableVideo(ValueError):
     """A video that cannot be prepared, with the reason."""
@@ -22,7 +24,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
 
     Args:
       path: a file that FFmpeg can read.
-      size: (width, height) to resize to with `cv2.INTER_LINEAR`, as TSN does; else as they are.
+      size: (width, height) to resize to as `RESIZE` says; else as they are.
 
     Raises:
       UnreadableVideo: the file does not decode, holds no frame, or ends well before the number of
@@ -40,9 +42,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
             for frame in container.decode(stream):
                 image = reformatter.reformat(frame, format="rgb24").to_ndarray()
                 count += 1
-                if size is not None and image.shape[1::-1] != size:
-                    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-                yield image
+                yield image if size is None else _resize(image, size)
     except (FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
         raise UnreadableVideo(f"does not decode after {count} frames: {reason}") from error
@@ -51,3 +51,13 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
     # Headers are off by a frame in whole files (most of HMDB51), never by this much.
     if declared - count > 2 + 0.05 * declared:
         raise UnreadableVideo(f"truncated: {count} of {declared} frames")
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # Bilinear is TSN's, of frames that are smaller than `size`; in a large video it would skip
+    # pixels, and their aliasing would move otherwise than the scene.
+    if image.shape[1::-1] == size:
+        return image
+    shrinks = image.shape[1] >= size[0] and image.shape[0] >= size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size, interpolation=method)

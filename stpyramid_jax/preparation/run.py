@@ -23,11 +23,19 @@ import numpy as np
 
 from stpyramid_jax.preparation import shards
 from stpyramid_jax.preparation.annotations import Annotations, Video, read_folder, read_ucf101
-from stpyramid_jax.preparation.decode import UnreadableVideo, frames
+from stpyramid_jax.preparation.decode import RESIZE, UnreadableVideo, frames
 from stpyramid_jax.preparation.flow import METHODS, flow_fields, flow_parameters
+from stpyramid_jax.records import FORMAT
 
 JPEG_QUALITY = 95
 MIN_FRAMES = 11  # one snippet of L = 10 fields
+CHOICES = {
+    "dataset": ("ucf101", "folder"),
+    "flow": METHODS,
+    "on_error": ("skip", "fail"),
+    "missing": ("fail", "skip"),
+}
+"""Words that arguments of `prepare` take."""
 
 
 class VideoError(RuntimeError):
@@ -86,45 +94,59 @@ def prepare(
     Raises:
       ValueError: refused before any work, a line for each offender.
       RuntimeError: a video cannot be prepared and `on_error` is "fail", or none can.
+      OSError: `out` cannot be written.
     """
-    _check(videos, out, workers, flow, size)
+    _check_words(dataset=dataset, flow=flow, on_error=on_error, missing=missing)
+    _check(videos, out, workers, size)
     listed = _list(dataset, videos, annotations, classes, missing)
     if listed.missing:
         print(f"{listed.missing} listed videos are not on disk: left out", flush=True)
-    plan = _plan(listed, size, flow)
+    empty = _empty_parts(listed.splits, listed.videos)
+    plan = _plan(listed, videos, size, flow)
     if workers is None:
         on_host = flow != "tvl1" or jax.default_backend() == "cpu"
         workers = _cores() if on_host else 1
 
     with shards.locked(out):
         if shards.begin(out, plan):
+            errors = shards.read_errors(out)
+            if errors and on_error == "fail":
+                raise VideoError(*errors[0])
             done = json.loads((out / "dataset.json").read_text())
             print(f"{out} is complete already: {_counts(done)}")
             return done
+        _warn(empty)
         shares = shards.shard_shares(len(listed.videos))
         jobs = [
             Job(
-                out,
-                listed.name,
-                shard,
-                len(shares),
-                videos,
-                listed.videos[share],
-                size,
-                flow,
-                on_error,
+                out=out,
+                name=listed.name,
+                shard=shard,
+                shards=len(shares),
+                root=videos,
+                videos=listed.videos[share],
+                size=size,
+                flow=flow,
+                on_error=on_error,
             )
             for shard, share in enumerate(shares)
         ]
         _work(jobs, workers)
         done = shards.finalise(out, plan, listed.videos)
+        failed = {name for name, _, _ in shards.read_errors(out)}
+    left = _empty_parts(listed.splits, [v for v in listed.videos if v.name not in failed])
+    _warn([part for part in left if part not in empty])
     print(f"{out}: {_counts(done)}")
     return done
 
 
-def _check(videos: Path, out: Path, workers: int | None, flow: str, size: tuple[int, int]) -> None:
-    if flow not in METHODS:
-        raise ValueError(f"--flow={flow}: choose one of {', '.join(METHODS)}")
+def _check_words(**words: str) -> None:
+    for flag, word in words.items():
+        if word not in CHOICES[flag]:
+            raise ValueError(f"--{flag}={word}: choose one of {', '.join(CHOICES[flag])}")
+
+
+def _check(videos: Path, out: Path, workers: int | None, size: tuple[int, int]) -> None:
     if min(size) < 16:
         raise ValueError(f"--size={size[0]}x{size[1]}: needs at least 16 pixels each way")
     if workers is not None and workers < 1:
@@ -144,11 +166,25 @@ def _list(
         if annotations is None:
             raise ValueError("--dataset=ucf101: needs --annotations, the official lists' folder")
         return read_ucf101(annotations, videos, classes, missing)
-    if dataset == "folder":
-        if annotations is not None:
-            raise ValueError("--dataset=folder: takes no --annotations, folders name the classes")
-        return read_folder(videos, classes)
-    raise ValueError(f"--dataset={dataset}: choose ucf101 or folder")
+    if annotations is not None:
+        raise ValueError("--dataset=folder: takes no --annotations, folders name the classes")
+    return read_folder(videos, classes)
+
+
+def _empty_parts(splits: Sequence[str], videos: Sequence[Video]) -> list[tuple[str, str]]:
+    return [
+        (split, part)
+        for column, split in enumerate(splits)
+        for part in ("train", "test")
+        if not any(video.splits[column] == part for video in videos)
+    ]
+
+
+def _warn(empty: Sequence[tuple[str, str]]) -> None:
+    uses = {"train": "trained", "test": "evaluated"}
+    for split, part in empty:
+        text = f"warning: {split} has no {part} videos, so nothing can be {uses[part]} on it"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _cores() -> int:
@@ -157,11 +193,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _plan(listed: Annotations, size: tuple[int, int], flow: str) -> dict:
-    rows = json.dumps([astuple(video) for video in listed.videos])
+def _plan(listed: Annotations, root: Path, size: tuple[int, int], flow: str) -> dict:
+    # With sizes, so that a video that was replaced since is noticed.
+    rows = json.dumps([(*astuple(video), _bytes(root / video.path)) for video in listed.videos])
     parameters = {
         "size": list(size),
-        "resize": "cv2.INTER_LINEAR after decoding",
+        "resize": RESIZE,
         "jpeg_quality": JPEG_QUALITY,
         "min_frames": MIN_FRAMES,
         "flow": flow_parameters(flow),
@@ -170,12 +207,19 @@ def _plan(listed: Annotations, size: tuple[int, int], flow: str) -> dict:
         "libraries": {"av": av.__version__, "opencv": cv2.__version__, "numpy": np.__version__},
     }
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": listed.name,
         "classes": list(listed.classes),
         "splits": list(listed.splits),
         "parameters": parameters,
     }
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _work(jobs: Sequence[Job], workers: int) -> None:

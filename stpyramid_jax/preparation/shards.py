@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from stpyramid_jax.preparation.annotations import Video
-from stpyramid_jax.records import encode_example, encode_record
+from stpyramid_jax.records import FAMILIES, encode_example, encode_record, shard_file
 
 VIDEOS_PER_SHARD = 32
-FAMILIES = ("rgb", "flow")
+LIBRARIES = ("parameters.libraries.", "parameters.flow.jax", "parameters.flow.platform")
+"""Keys of a plan that shape the bytes but are not of the user's choosing."""
 
 
 def shard_shares(num_videos: int) -> list[slice]:
@@ -35,10 +36,6 @@ def shard_shares(num_videos: int) -> list[slice]:
     shards = max(-(-num_videos // VIDEOS_PER_SHARD), min(num_videos, 16))
     edges = [num_videos * shard // shards for shard in range(shards + 1)]
     return [slice(*edge) for edge in itertools.pairwise(edges)]
-
-
-def shard_file(name: str, family: str, shard: int, shards: int) -> str:
-    return f"{name}-{family}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
 def manifest_file(shard: int) -> str:
@@ -149,6 +146,12 @@ def write_errors(folder: Path, errors: Sequence[tuple[str, str, str]]) -> bytes:
     return data
 
 
+def read_errors(folder: Path) -> list[tuple[str, str, str]]:
+    """Inverse of `write_errors`."""
+    with (folder / "errors.csv").open(newline="") as file:
+        return [(name, path, reason) for name, path, reason in list(csv.reader(file))[1:]]
+
+
 def parts_in_flight(folder: Path) -> list[Path]:
     return list(folder.glob(".shard-*.part"))
 
@@ -168,36 +171,37 @@ def _entries(path: Path) -> Iterator[dict]:
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second preparation out of the folder; the lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with path.open("w") as file:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{folder}: another preparation is writing here") from None
-        try:
-            yield
-        finally:
-            path.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def begin(folder: Path, plan: Mapping) -> bool:
     """Checks that the folder is empty or was begun with the same plan; True when it is complete.
+
+    A complete folder may be of other versions of the libraries: nothing is added to it.
 
     Raises:
       ValueError: the folder holds something else, or another plan; its differing keys are named.
     """
     dataset, started = folder / "dataset.json", folder / ".plan.json"
     if dataset.is_file():
-        found = json.loads(dataset.read_text())
-        _refuse(folder, _differences(plan, found) + _damage(folder, found.get("files", {})))
+        found = _load(dataset)
+        faults = _differences(plan, found, but=LIBRARIES)
+        _refuse(folder, faults + _damage(folder, found.get("files", {})))
         _remove_hidden(folder)
         return True
     if started.is_file():
-        _refuse(folder, _differences(plan, json.loads(started.read_text())))
+        _refuse(folder, _differences(plan, _load(started)))
         remove_parts(folder)
         return False
-    mine = {".lock", ".plan.json.part"}
-    strangers = sorted({path.name for path in folder.iterdir()} - mine)
+    strangers = sorted({path.name for path in folder.iterdir()} - {".plan.json.part"})
     if strangers:
         _refuse(folder, [f"not empty and not a preparation: holds {strangers[0]}"])
     _write(started, json.dumps(plan, indent=1).encode())
@@ -209,12 +213,26 @@ def _refuse(folder: Path, faults: Sequence[str]) -> None:
         raise ValueError("\n".join(f"{folder}: {fault}; choose another --out" for fault in faults))
 
 
-def _differences(plan: Mapping, found: Mapping) -> list[str]:
+def _load(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+        reason = f"holds a {type(found).__name__}"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(
+        f"{path}: not what a preparation writes ({reason}); remove the folder or choose another "
+        "--out"
+    )
+
+
+def _differences(plan: Mapping, found: Mapping, but: tuple[str, ...] = ()) -> list[str]:
     here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
     return [
         f"prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}"
         for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key)
+        if here.get(key) != there.get(key) and not key.startswith(but)
     ]
 
 
@@ -247,7 +265,10 @@ def finalise(folder: Path, plan: Mapping, videos: Sequence[Video]) -> dict:
                 entries[entry["name"]] = entry
     kept = [video for video in videos if "frames" in entries[video.name]]
     if not kept:
-        raise RuntimeError("none of the videos could be prepared; is --videos right?")
+        write_errors(folder, errors)
+        raise RuntimeError(
+            f"none of the {len(videos)} videos could be prepared; {folder / 'errors.csv'} says why"
+        )
 
     rgb, flow = (
         np.concatenate([np.asarray(entries[v.name][f"{family}_offsets"], np.int64) for v in kept])

@@ -23,6 +23,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()  # waits for the save under way, whatever ends the run
+
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -52,10 +58,6 @@ class Checkpoints:
         count = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         state = target.replace(step=count, **{name: restored[name] for name in parts})
         return state, restored["input"]
-
-    def close(self) -> None:
-        """Waits for the save under way."""
-        self._manager.close()
 
 
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:

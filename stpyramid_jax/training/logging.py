@@ -93,7 +93,10 @@ class RunLog:
         if self._bar.disable:
             say(f"step {step}/{self._steps}  {text}")
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._bar.stop()
         self._events.close()
         self._jsonl.close()

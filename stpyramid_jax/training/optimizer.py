@@ -8,9 +8,13 @@ import jax
 import optax
 
 # Every parameter takes the first rule that its path matches; one that matches none is an error.
-# (path, learning rate multiplier, weight decay multiplier). Biases learn twice as fast and do not
-# decay: `lr_mult` 1, 2 and `decay_mult` 1, 0 of TSN's prototxt files.
-RULES = ((r"/(kernel|scale)$", 1.0, 1.0), (r"/bias$", 2.0, 0.0))
+# (path, learning rate multiplier, weight decay multiplier). As in TSN, biases learn twice as fast
+# and do not decay; scale and shift of batch normalisation learn at the common rate, undecayed.
+RULES = (
+    (r"/norm\d*/(scale|bias)$", 1.0, 0.0),
+    (r"/kernel$", 1.0, 1.0),
+    (r"/bias$", 2.0, 0.0),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +43,14 @@ class OptimizerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        for key in ("learning_rate", "clip_norm"):
+        for key in ("learning_rate", "clip_norm", "decay"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"optimizer.{key}={getattr(self, key)}: greater than 0")
+        for key in ("warmup", "weight_decay", "backbone_multiplier"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"optimizer.{key}={getattr(self, key)}: at least 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum={self.momentum}: at least 0 and less than 1")
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"optimizer.boundaries={self.boundaries}: in rising order")
 
@@ -79,9 +88,12 @@ def multipliers(params: Any, config: OptimizerConfig) -> tuple[Any, Any]:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, add weight decay, accumulate momentum, scale by the rate.
+    """Clip by global norm, add weight decay, scale by the rate, accumulate momentum.
 
-    v <- momentum v + (clip(g) + weight_decay w);  w <- w - rate multiplier v
+        v <- momentum v + rate * (clip(g) + weight_decay w);  w <- w - v
+
+    with each parameter's own multipliers of rate and decay. The rate stands inside the momentum,
+    as in Caffe: where it drops, earlier and larger steps still ring out.
     """
 
     def decay(updates, params):
@@ -97,7 +109,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.stateless(decay),
-        optax.trace(config.momentum),
         optax.stateless(scale),
         optax.scale_by_learning_rate(schedule(config)),
+        optax.trace(config.momentum),
     )

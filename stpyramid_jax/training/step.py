@@ -55,6 +55,7 @@ def train_step(
         "loss": loss,
         "accuracy": jnp.mean(outputs.logits.argmax(-1) == batch["label"]),
         "gradient_norm": optax.tree.norm(gradients),
+        "update_norm": optax.tree.norm(updates),
     }
     state = state.replace(
         step=state.step + 1,

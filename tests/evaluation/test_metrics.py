@@ -38,3 +38,4 @@ def test_a_class_without_clips_is_left_out_of_the_mean():
 def test_a_tie_is_no_hit():
     """A network that gives every class one score has learnt nothing and gets nothing."""
     assert metrics.topk_accuracy(np.zeros((5, 3)), np.zeros(5, int), 1) == 0
+    assert metrics.topk_accuracy(np.full((5, 3), np.nan), np.zeros(5, int), 1) == 0

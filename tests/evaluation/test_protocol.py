@@ -48,11 +48,20 @@ def test_scores_are_means_over_positions_and_crops(batch_size):
         np.testing.assert_allclose(scores[video], [mean, -mean], rtol=1e-6)
 
 
+def test_scores_that_are_no_numbers_are_refused():
+    rows = list(batches(np.ones((8, 1)), np.repeat([0, 1], 4), 1, 8))
+    for row in rows:
+        row["rgb"] = np.where(row["video"][:, None, None, None, None] == 1, np.nan, row["rgb"])
+    with pytest.raises(ValueError, match="1 of 2 clips are not finite"):
+        clip_scores({}, Brightness(), rows, make_mesh())
+
+
 def test_the_report_holds_what_it_says(tmp_path):
     scores = np.array([[2.0, 1, 0], [0, 2, 1], [3, 2, 1], [0, 0, 1]])
     labels = np.array([0, 1, 1, 2])
     names = ["a", "b", "c", "d"]
     protocol = {"dataset": "toy", "split": "split1", "protocol": "1 x 1", "step": 5}
+    protocol |= {"crop": 8, "test_tau": 5}
     summary = write_report(tmp_path, scores, labels, names, ["Hop", "Run", "Sit"], protocol)
     assert summary["num_clips"] == 4
     assert summary["top1"] == 0.75

@@ -128,6 +128,4 @@ def written(tmp_path_factory) -> Written:
 
 @pytest.fixture
 def shards(written):
-    shards = Shards(written.directory)
-    yield shards
-    shards.close()
+    return Shards(written.directory)

@@ -117,6 +117,37 @@ def test_absent_lists_are_named(ucf):
     ]
 
 
+def test_lines_that_cannot_be_read_are_named_by_number(ucf):
+    lists, videos = ucf
+    path = lists / "trainlist02.txt"
+    text = path.read_text()
+    path.write_text(f"\nv_PullUps_g01_c01.avi 3\n{text}PullUps/v_PullUps_g02_c01.avi\n")
+    assert faults(read_ucf101, lists, videos) == [
+        f"{path}, line 2: 'v_PullUps_g01_c01.avi 3' is not CLASS/VIDEO NUMBER",
+        f"{path}, line 5: 'PullUps/v_PullUps_g02_c01.avi' is not CLASS/VIDEO NUMBER",
+    ]
+    path = lists / "classInd.txt"
+    path.write_text("1 ApplyEyeMakeup\nPullUps\n")
+    assert faults(read_ucf101, lists, videos) == [
+        f"{path}, line 2: 'PullUps' is not NUMBER CLASS"
+    ]
+    path.write_text("")
+    assert faults(read_ucf101, lists, videos) == [
+        f"{path}: empty; expected a line NUMBER CLASS for each class"
+    ]
+    path.write_bytes(b"1 \xff")
+    assert f"{path}: not a text file" in faults(read_ucf101, lists, videos)[0]
+
+
+@pytest.mark.parametrize("missing", ["fail", "skip"])
+def test_lists_without_videos_are_refused(ucf, make, missing):
+    lists, videos = ucf
+    make.write_lists(lists, {1: (TRAIN[:1], ())})
+    assert faults(read_ucf101, lists, videos, ["PullUps"], missing) == [
+        f"{lists}: the lists hold no video of PullUps"
+    ]
+
+
 def test_missing_videos_are_left_out_and_counted_on_request(ucf):
     lists, videos = ucf
     (videos / TRAIN[1]).unlink()
@@ -176,6 +207,23 @@ def test_folder_refuses_what_it_cannot_label(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no class folders" in faults(read_folder, empty)[0]
+
+
+def test_folder_refuses_videos_that_are_not_in_a_class(tmp_path):
+    touch(tmp_path, "A/x.mp4", "A/.x.mp4", "A/day1/y.mp4", "A/day1/b/z.mp4", "A/day1/notes.txt")
+    touch(tmp_path, "loose.avi", ".hidden.avi")
+    assert faults(read_folder, tmp_path) == [
+        f"{tmp_path}/loose.avi: not in a class folder",
+        f"{tmp_path}/A/day1/b/z.mp4: in a subfolder; put it into {tmp_path}/A",
+        f"{tmp_path}/A/day1/y.mp4: in a subfolder; put it into {tmp_path}/A",
+    ]
+
+
+@pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
+def test_folder_refuses_half_a_split(tmp_path, part, other):
+    touch(tmp_path, f"{part}/A/x.mp4", "B/y.mp4")
+    (line,) = faults(read_folder, tmp_path)
+    assert line.startswith(f"{tmp_path}: holds {part} but no {other}; add {tmp_path}/{other}/")
 
 
 def test_the_official_lists_have_their_published_sizes(real, tmp_path):

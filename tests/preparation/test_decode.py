@@ -18,9 +18,17 @@ def test_frames_are_the_ones_written_in_order(tmp_path, make):
 def test_size_is_width_by_height(tmp_path, make):
     images = make.clip(0, 3)
     make.write_clip(tmp_path / "a.avi", images)
-    small = next(frames(tmp_path / "a.avi", (34, 20)))
-    assert small.shape == (20, 34, 3)
-    assert np.array_equal(small, cv2.resize(images[0], (34, 20), interpolation=cv2.INTER_LINEAR))
+    large = next(frames(tmp_path / "a.avi", (80, 50)))
+    assert large.shape == (50, 80, 3)
+    assert np.array_equal(large, cv2.resize(images[0], (80, 50), interpolation=cv2.INTER_LINEAR))
+
+
+def test_shrinking_skips_no_pixel(tmp_path, make):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    make.write_clip(tmp_path / "a.avi", noise)
+    small = next(frames(tmp_path / "a.avi", (16, 12)))
+    means = noise[0].reshape(12, 8, 16, 8, 3).mean((1, 3))
+    assert np.abs(small - means).max() <= 1
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def shard(tmp_path_factory):
         append(writer, "x", 4)
         writer.keep(video("x"))
     offsets = json.loads((folder / shards.manifest_file(0)).read_text().splitlines()[0])
-    path = folder / shards.shard_file("set", "rgb", 0, 1)
+    path = folder / records.shard_file("set", "rgb", 0, 1)
     return path, path.read_bytes(), offsets["rgb_offsets"]
 
 
@@ -188,6 +188,36 @@ def test_another_plan_is_refused_with_all_the_keys_that_differ(tmp_path):
         "prepared with classes = ['A'], now ['A', 'B']; choose another --out",
         "prepared with parameters.flow.method = 'dis', now 'tvl1'; choose another --out",
     ]
+
+
+def test_other_libraries_are_refused_until_the_folder_is_complete(tmp_path):
+    def plan(version, size=64):
+        flow = {"method": "tvl1", "platform": version, "jax": version}
+        parameters = {"size": size, "libraries": {"av": version}, "flow": flow}
+        return PLAN | {"parameters": parameters}
+
+    assert shards.begin(tmp_path, plan("1")) is False
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        shards.begin(tmp_path, plan("2"))
+    keys = [line.split(" = ")[0].split()[-1] for line in str(caught.value).splitlines()]
+    assert keys == [f"parameters.{k}" for k in ("flow.jax", "flow.platform", "libraries.av")]
+    with shards.ShardWriter(tmp_path, "set", 0, 1) as shard:
+        append(shard, "a", 2)
+        shard.keep(video("a"))
+    shards.finalise(tmp_path, plan("1"), [video("a")])
+    assert shards.begin(tmp_path, plan("2")) is True
+    with pytest.raises(ValueError, match=r"prepared with parameters\.size = 64, now 65"):
+        shards.begin(tmp_path, plan("2", size=65))
+
+
+@pytest.mark.parametrize("name", ["dataset.json", ".plan.json"])
+@pytest.mark.parametrize("text", ["", '{"format": 1, "na', "[]"])
+def test_a_damaged_description_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="not what a preparation writes") as caught:
+        shards.begin(tmp_path, PLAN)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert str(caught.value).endswith("; remove the folder or choose another --out")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

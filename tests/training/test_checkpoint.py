@@ -27,35 +27,40 @@ def abstract(tree):
 
 @pytest.mark.parametrize("collections", [True, False])
 def test_the_latest_checkpoint_comes_back_whole(tmp_path, collections):
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in (1, 2, 3):
-        checkpoints.save(state(step, float(step), collections), {"next_index": 10 * step})
-    checkpoints.close()
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state(step, float(step), collections), {"next_index": 10 * step})
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
 
     saved = state(3, 3.0, collections)
-    again = Checkpoints(tmp_path)
-    restored, position = again.restore(abstract(saved))
-    again.close()
+    with Checkpoints(tmp_path) as again:
+        restored, position = again.restore(abstract(saved))
     assert position == {"next_index": 30}
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
 
 
 def test_parts_can_be_read_without_the_others(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state(1, 1.0), {})
     target = abstract(state(1, 1.0))
-    restored, _ = checkpoints.restore(target, parts=("params", "collections"))
-    checkpoints.close()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(1, 1.0), {})
+        restored, _ = checkpoints.restore(target, parts=("params", "collections"))
     np.testing.assert_array_equal(restored.variables["params"]["head"]["kernel"], 1.0)
     assert restored.opt_state == target.opt_state
 
 
+def test_an_error_after_a_save_does_not_lose_it(tmp_path):
+    with pytest.raises(FloatingPointError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(1, 1.0), {})
+        raise FloatingPointError
+    with Checkpoints(tmp_path) as again:
+        assert again.latest_step == 1
+
+
 def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
     """orbax writes beside the final name; a folder that was never renamed is not counted."""
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state(1, 1.0), {})
-    checkpoints.close()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(1, 1.0), {})
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
-    assert Checkpoints(tmp_path).latest_step == 1
+    with Checkpoints(tmp_path) as again:
+        assert again.latest_step == 1

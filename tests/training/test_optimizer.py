@@ -10,7 +10,7 @@ from stpyramid_jax.training.optimizer import OptimizerConfig, make_optimizer, mu
 
 
 def test_updates_equal_caffes_solver_written_out():
-    """clip, then weight decay on weights alone, then momentum, then the rate; biases twice."""
+    """Clip, weight decay on weights alone, the rate (biases twice), then momentum over it."""
     config = OptimizerConfig(
         learning_rate=0.1,
         boundaries=(2,),
@@ -45,9 +45,17 @@ def test_updates_equal_caffes_solver_written_out():
             if part == "spatial":
                 layer, g, v = layer["conv1"], g["conv1"], v["conv1"]
             for name, factor, decay in (("kernel", kernel_rate, 0.01), ("bias", bias_rate, 0.0)):
-                v[name] = 0.9 * v[name] + g[name] / max(1, norm) + decay * layer[name]
-                layer[name] = layer[name] - rate * factor * v[name]
+                pull = g[name] / max(1, norm) + decay * layer[name]
+                v[name] = 0.9 * v[name] + rate * factor * pull
+                layer[name] = layer[name] - v[name]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), ours, theirs)
+
+
+def test_batch_normalisation_learns_at_the_common_rate_and_does_not_decay():
+    params = {"spatial": {"norm1": {"scale": np.zeros(1), "bias": np.zeros(1)}}}
+    rates, decays = multipliers(params, OptimizerConfig(learning_rate=1.0))
+    assert rates["spatial"]["norm1"] == {"scale": 1.0, "bias": 1.0}
+    assert decays["spatial"]["norm1"] == {"scale": 0.0, "bias": 0.0}
 
 
 def test_schedule_warms_up_and_drops():
@@ -67,6 +75,9 @@ def test_a_parameter_without_a_rule_is_an_error():
         ({"learning_rate": 0.0}, r"optimizer.learning_rate=0.0: greater than 0"),
         ({"learning_rate": 1.0, "clip_norm": -1.0}, r"optimizer.clip_norm=-1.0"),
         ({"learning_rate": 1.0, "boundaries": (5, 3)}, r"optimizer.boundaries=\(5, 3\)"),
+        ({"learning_rate": 1.0, "momentum": 1.0}, r"optimizer.momentum=1.0"),
+        ({"learning_rate": 1.0, "warmup": -3}, r"optimizer.warmup=-3"),
+        ({"learning_rate": float("nan")}, r"optimizer.learning_rate=nan"),
     ],
 )
 def test_impossible_solvers_are_refused(fields, message):

@@ -31,10 +31,9 @@ class Backbone:
         return (ordered - jnp.broadcast_to(jnp.array(self.mean), ordered.shape)) * self.scale
 
     def normalize_flow(self, flow: Num[Array, "*batch C"]) -> Float[Array, "*batch C"]:
-        """Flow bytes 0..255 to the same units, zero displacement at zero.
+        """Flow bytes 0..255 to the same units, so that a mirrored field is the exact negative.
 
-        The quantisation puts zero at 127.5, so that a mirrored field is its exact negative. (TSN
-        subtracts 128.)
+        The quantisation puts zero displacement at 127.5, rounded to 128; TSN subtracts 128.
         """
         return (flow.astype(jnp.float32) - 127.5) * self.scale
 

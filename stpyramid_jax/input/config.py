@@ -1,0 +1,47 @@
+"""What one input of the network is made of."""
+
+import dataclasses
+
+STREAMS = {"spatial": ("rgb",), "temporal": ("flow",), "both": ("rgb", "flow")}
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+    """What one input is made of. Sources: slides for snippets and `tau`; TSN for the views.
+
+    The first three belong to the model and come from its configuration.
+
+    Attributes:
+      streams: "spatial", "temporal" or "both"; what is not used is not read.
+      snippets: T, number of flow snippets.
+      snippet_length: L, flow fields per snippet.
+      tau: interval of snippets in training, drawn from this range, ends included.
+      test_tau: interval in testing (the authors' is not known).
+      crop: side of the square the network sees, pixels.
+      scales: of training boxes, fractions of the frame's short side.
+      test_scale: of testing boxes.
+      flip: whether training mirrors half of the samples.
+      threads: that read and decode, per process.
+    """
+
+    streams: str = "both"
+    snippets: int = 3
+    snippet_length: int = 10
+    tau: tuple[int, int] = (1, 10)
+    test_tau: int = 5
+    crop: int = 224
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    test_scale: float = 0.875
+    flip: bool = True
+    threads: int = 16
+
+    def __post_init__(self):
+        for name in ("test_tau", "crop", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"input.{name}={getattr(self, name)}: at least 1")
+        if not 1 <= self.tau[0] <= self.tau[1]:
+            raise ValueError(f"input.tau={self.tau}: (smallest, largest), both at least 1")
+        if not self.scales or not all(0 < s <= 1 for s in (*self.scales, self.test_scale)):
+            raise ValueError(
+                f"input.scales={self.scales}, input.test_scale={self.test_scale}: in (0, 1]"
+            )
