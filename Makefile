@@ -6,13 +6,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+# More flags for the demo's rendering and training, such as DEMO_TRAIN=--config.seed=1
+DEMO_CLIPS ?=
+DEMO_TRAIN ?=
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.run
-	$(BIN)/python data/synthesize.py --out=$(DEMO)/sprites
+	$(BIN)/python data/synthesize.py --out=$(DEMO)/sprites $(DEMO_CLIPS)
 	$(BIN)/python data/prepare.py --dataset=folder --videos=$(DEMO)/sprites --out=$(DEMO)/shards --size=72x72
-	$(BIN)/python main.py --config=configs/quickstart.py --config.data.dir=$(DEMO)/shards --workdir=$(DEMO)/run
+	$(BIN)/python main.py --config=configs/quickstart.py --config.data.dir=$(DEMO)/shards --workdir=$(DEMO)/run $(DEMO_TRAIN)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST)

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/quickstart.py --workdir=ckpt
     python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
-    python main.py --mode=predict --workdir=ckpt --video=FILE
+    python main.py --mode=predict --workdir=ckpt --video=clip.avi
 
 The same command again resumes. `--config.section.key=value` overrides a value of the config.
 """

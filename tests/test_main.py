@@ -159,7 +159,7 @@ def test_predict_agrees_with_evaluate(trained, sprites, run):
         (("--config.training.batch_size=3",), "training.batch_size=3 on 2 devices"),
         (("--config.evaluation.crops=3",), "evaluation.crops=3: 1 (centre)"),
         (("--config.input.crop=4", "--config.model.backbone=squeezenet"), "4 x 4: too small for"),
-        (("--config.data.split=split9",), "no part 'train' of split 'split9'"),
+        (("--config.data.split=split9",), "of split 'split9'"),
         (("--config.data.dir=nowhere",), "nowhere: no dataset.json"),
         (("--config.training.weights=no.npz",), "weights no.npz: no such file"),
         (("--config=configs/nothing.py",), "configs/nothing.py"),

@@ -83,15 +83,17 @@ class ShardWriter:
 
     def __exit__(self, kind, *_):
         try:
-            closed = [self.rgb.close(), self.flow.close()]
             if kind is None:
+                closed = [self.rgb.close(), self.flow.close()]
                 names = [path.name for path in self._parts]
                 self._line({"files": dict(zip(names, closed, strict=False))})
                 _sync(self._lines)
                 for path, part in self._parts.items():  # the manifest is the last
                     _rename(part, path)
         finally:
-            self._lines.close()
+            for file in (self.rgb.file, self.flow.file, self._lines):
+                with contextlib.suppress(OSError):  # on a full disk, of which is told already
+                    file.close()
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
@@ -100,14 +102,14 @@ class _RecordFile:
     """A file of records that knows its offsets and digest and can forget the last video."""
 
     def __init__(self, path: Path):
-        self._file = path.open("wb")
+        self.file = path.open("wb")
         self._offsets = [0]
         self._digest = hashlib.sha256()
         self._kept = self._digest.copy()
 
     def append(self, **features: bytes | int) -> None:
         record = encode_record(encode_example(features))
-        self._file.write(record)
+        self.file.write(record)
         self._digest.update(record)
         self._offsets.append(self._offsets[-1] + len(record))
 
@@ -119,11 +121,11 @@ class _RecordFile:
     def forget(self) -> None:
         self._offsets = self._offsets[:1]
         self._digest = self._kept.copy()
-        self._file.seek(self._offsets[0])
-        self._file.truncate()
+        self.file.seek(self._offsets[0])
+        self.file.truncate()
 
     def close(self) -> dict:
-        _sync(self._file)
+        _sync(self.file)
         return {"bytes": self._offsets[0], "sha256": self._digest.hexdigest()}
 
 

@@ -1,6 +1,7 @@
 """The command `data/prepare.py`: its flags, exit statuses and last words."""
 
 import importlib.util
+import resource
 import subprocess
 import sys
 import time
@@ -75,22 +76,41 @@ def test_refused_input_is_named_with_status_2(clips, tmp_path, call):
     assert call(clips, tmp_path / "out", "--classes=A,b,Q") == (
         2,
         "",
-        "--classes: unknown class 'b', the nearest is 'B'\n"
-        "--classes: unknown class 'Q', the nearest is 'A'\n",
+        "error: --classes: unknown class 'b', the nearest is 'B'\n"
+        "error: --classes: unknown class 'Q', the nearest is 'A'\n",
     )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_fatal_video_is_named_with_status_1(tmp_path, call):
-    (tmp_path / "clips" / "A").mkdir(parents=True)
-    (tmp_path / "clips" / "A" / "bad.avi").write_bytes(b"not a video")
+    for part in ("train", "test"):
+        (tmp_path / "clips" / part / "A").mkdir(parents=True)
+        (tmp_path / "clips" / part / "A" / "bad.avi").write_bytes(b"not a video")
     status, out, error = call(tmp_path / "clips", tmp_path / "out", "--on_error=fail")
     assert (status, out) == (1, "")
-    assert error.startswith("A/bad.avi: does not decode")
+    assert error.startswith("error: test/A/bad.avi: does not decode")
     assert error.count("\n") == 1
+
+
+def test_an_out_folder_that_cannot_be_made_is_one_line_with_status_1(clips, tmp_path, call):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert call(clips, out) == (1, "", f"error: {out}: Not a directory\n")
+
+
+def test_a_full_disk_is_one_line_with_status_1(clips, tmp_path, call):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes a file may have
+    try:
+        result = call(clips, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result == (1, "", f"error: {tmp_path / 'out'}: File too large\n")
+    assert not list((tmp_path / "out").glob("*.part"))
+    assert call(clips, tmp_path / "out")[0] == 0
 
 
 def test_misspelt_size_is_refused_with_status_2(clips, tmp_path, call):
     status, _, error = call(clips, tmp_path / "out", "--size=340")
     assert status == 2
-    assert "'340' is not WIDTHxHEIGHT, such as 340x256" in error
+    assert error == "error: argument --size: '340' is not WIDTHxHEIGHT, such as 340x256\n"

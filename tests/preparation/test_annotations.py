@@ -128,9 +128,7 @@ def test_lines_that_cannot_be_read_are_named_by_number(ucf):
     ]
     path = lists / "classInd.txt"
     path.write_text("1 ApplyEyeMakeup\nPullUps\n")
-    assert faults(read_ucf101, lists, videos) == [
-        f"{path}, line 2: 'PullUps' is not NUMBER CLASS"
-    ]
+    assert faults(read_ucf101, lists, videos) == [f"{path}, line 2: 'PullUps' is not NUMBER CLASS"]
     path.write_text("")
     assert faults(read_ucf101, lists, videos) == [
         f"{path}: empty; expected a line NUMBER CLASS for each class"

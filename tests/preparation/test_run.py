@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from inspect import signature
 
@@ -41,16 +42,16 @@ def unbroken(clips, tmp_path_factory):
     return out
 
 
-def examples(out, family, offsets_name):
+def examples(out, family):
     """(row of videos.csv, example) of every record, found through the index."""
     shards = json.loads((out / "dataset.json").read_text())["shards"]
     name = json.loads((out / "dataset.json").read_text())["name"]
     with np.load(out / "index.npz") as index:
-        offsets = index[offsets_name].tolist()
+        offsets = index[f"{family}_offsets"].tolist()
     for row in rows(out / "videos.csv"):
         count = int(row["frames" if family == "rgb" else "fields"])
         mine, offsets = offsets[: count + 1], offsets[count + 1 :]
-        path = out / f"{name}-{family}.tfrecord-{int(row['shard']):05d}-of-{shards:05d}"
+        path = out / records.shard_file(name, family, int(row["shard"]), shards)
         file = os.open(path, os.O_RDONLY)
         for number in range(count):
             payload = records.read_record(file, mine[number], mine[number + 1], path.name)
@@ -63,7 +64,7 @@ def test_frames_come_back_in_order(unbroken, make):
     counts = {"Jump/v_Jump_g01_c01": 16, "Jump/v_Jump_g02_c01": 12, "Run/v_Run_g01_c01": 20}
     sources = {name: make.clip(seed, count) for seed, (name, count) in enumerate(counts.items())}
     assert {r["name"]: int(r["frames"]) for r in rows(unbroken / "videos.csv")} == counts
-    for row, number, example in examples(unbroken, "rgb", "rgb_offsets"):
+    for row, number, example in examples(unbroken, "rgb"):
         assert example["video"] == row["name"].encode()
         assert example["frame"] == number
         assert example["label"] == int(row["label"]) == int(row["class"] == "Run")
@@ -78,7 +79,7 @@ def test_fields_come_back_in_order(unbroken, make):
     greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in make.clip(2, 20)]
     expected = list(flow_fields(greys, "dis"))
     seen = 0
-    for row, number, example in examples(unbroken, "flow", "flow_offsets"):
+    for row, number, example in examples(unbroken, "flow"):
         assert example["frame"] == number
         field = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_GRAYSCALE)
         assert field.shape == (2 * SIZE[1], SIZE[0])
@@ -109,9 +110,78 @@ def test_parameters_of_tvl1_are_recorded():
     assert names < flow_parameters("tvl1").keys()
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers(clips, unbroken, tmp_path):
-    quick(clips, tmp_path / "out", workers=2)
-    assert tree(tmp_path / "out") == tree(unbroken)
+@pytest.mark.parametrize("flow", ["dis", "tvl1"])
+def test_bytes_do_not_depend_on_the_number_of_workers(clips, tmp_path, flow):
+    for workers in (1, 2):
+        quick(clips, tmp_path / str(workers), workers=workers, flow=flow, size=(20, 16))
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+def test_listed_videos_of_chosen_classes(make, tmp_path, capsys):
+    lists, videos = tmp_path / "lists", tmp_path / "videos"
+    pull, stand = ("PullUps/v_PullUps_{}.avi", "HandstandPushups/v_HandStandPushups_{}.avi")
+    train = tuple(name.format("g08_c01") for name in (pull, stand))
+    test = tuple(name.format("g01_c01") for name in (pull, stand))
+    eye = "ApplyEyeMakeup/v_ApplyEyeMakeup_g09_c01.avi"
+    gone = pull.format("g09_c01")
+    make.write_lists(lists, {1: ((*train, eye, gone), test), 2: ((*train, *test), ())})
+    for seed, path in enumerate((*train, *test)):
+        make.write_clip(videos / path, make.clip(seed, 11 + seed))
+    settings = {"annotations": lists, "classes": ["PullUps", "HandstandPushups"], "workers": 1}
+    settings |= {"flow": "dis", "size": SIZE}
+    with pytest.raises(ValueError, match=r"v_PullUps_g09_c01\.avi: listed, but not on disk"):
+        prepare("ucf101", videos, tmp_path / "out", **settings)
+    dataset = prepare("ucf101", videos, tmp_path / "out", missing="skip", **settings)
+    assert (dataset["name"], dataset["videos"], dataset["rgb_frames"]) == ("ucf101", 4, 50)
+    assert dataset["classes"] == ["HandstandPushups", "PullUps"]  # the order of the index
+    assert dataset["splits"] == ["split1", "split2", "split3"]
+    columns = ("path", "label", "group", "frames", "split1", "split2", "split3")
+    assert [tuple(r[c] for c in columns) for r in rows(tmp_path / "out" / "videos.csv")] == [
+        (test[1], "0", "HandstandPushups_g01", "14", "test", "train", "test"),
+        (train[1], "0", "HandstandPushups_g08", "12", "train", "train", "train"),
+        (test[0], "1", "PullUps_g01", "13", "test", "train", "test"),
+        (train[0], "1", "PullUps_g08", "11", "train", "train", "train"),
+    ]
+    records = [(r["path"], e["label"]) for r, _, e in examples(tmp_path / "out", "rgb")]
+    assert len(records) == 50
+    assert set(records) == {(train[1], 0), (test[1], 0), (train[0], 1), (test[0], 1)}
+    out, error = capsys.readouterr()
+    assert out.startswith("1 listed videos are not on disk: left out\n")
+    warning = "split2 has no test videos, so nothing can be evaluated on it"
+    assert error == f"warning: {warning}\n"
+
+
+def test_real_clips_keep_their_frames_and_splits(real, tmp_path):
+    listed = list(csv.DictReader((real / "ucf10" / "clips.csv").read_text().splitlines()))
+    known = sorted(listed, key=lambda row: int(row["frames"]))[:4]
+    for row in known:
+        path = tmp_path / "videos" / row["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(real / "ucf10" / "videos" / row["path"])
+    dataset = prepare(
+        "ucf101",
+        tmp_path / "videos",
+        tmp_path / "out",
+        annotations=real / "splits" / "ucfTrainTestlist",
+        missing="skip",
+        flow="dis",
+        size=(85, 64),
+        workers=1,
+    )
+    assert len(dataset["classes"]) == 101
+    assert dataset["rgb_frames"] == sum(int(row["frames"]) for row in known)
+    columns = ("name", "path", "class", "frames", "split1", "split2", "split3")
+    found = {tuple(row[c] for c in columns) for row in rows(tmp_path / "out" / "videos.csv")}
+    assert found == {tuple(row[c] for c in columns) for row in known}
+
+
+def test_a_replaced_video_is_noticed(clips, tmp_path, make):
+    videos = tmp_path / "clips"
+    shutil.copytree(clips, videos)
+    quick(videos, tmp_path / "out")
+    make.write_clip(videos / "Run" / "v_Run_g01_c01.avi", make.clip(7, 20))
+    with pytest.raises(ValueError, match=r"prepared with parameters\.video_list_sha256"):
+        quick(videos, tmp_path / "out")
 
 
 def test_a_complete_folder_is_left_alone(clips, unbroken, capsys):
@@ -137,6 +207,8 @@ def test_other_settings_are_refused_by_name(clips, unbroken):
     ("settings", "sign"),
     [
         ({"flow": "tlv1"}, "--flow=tlv1: choose one of tvl1, opencv, dis"),
+        ({"on_error": "stop"}, "--on_error=stop: choose one of skip, fail"),
+        ({"missing": "drop"}, "--missing=drop: choose one of fail, skip"),
         ({"size": (340, 0)}, "--size=340x0: needs at least 16"),
         ({"workers": 0}, "--workers=0: needs at least 1"),
         ({"annotations": "lists"}, "takes no --annotations"),
@@ -156,7 +228,7 @@ def test_bad_folders_are_refused_before_any_work(clips, tmp_path):
         quick(clips, clips / "out")
     with pytest.raises(ValueError, match="needs --annotations"):
         prepare("ucf101", clips, tmp_path / "out")
-    with pytest.raises(ValueError, match="choose ucf101 or folder"):
+    with pytest.raises(ValueError, match="--dataset=ucf11: choose one of ucf101, folder"):
         prepare("ucf11", clips, tmp_path / "out")
 
 
@@ -192,7 +264,7 @@ def test_unreadable_and_short_videos_are_left_out_by_name(short, unbroken, tmp_p
     assert capsys.readouterr().out.endswith("3 videos, 48 frames, 45 fields, 2 errors\n")
     # What is kept is what it would have been without them.
     ours, theirs = (
-        [(e["image"], n) for _, n, e in examples(out, "rgb", "rgb_offsets")]
+        [(e["image"], n) for _, n, e in examples(out, "rgb")]
         for out in (tmp_path / "out", unbroken)
     )
     assert ours == theirs
@@ -221,13 +293,34 @@ def test_fail_heeds_what_an_earlier_run_left_out(spoilt, tmp_path, monkeypatch):
             quick(spoilt, tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):
         quick(spoilt, tmp_path / "out", on_error="fail")
+    quick(spoilt, tmp_path / "out")
+    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):
+        quick(spoilt, tmp_path / "out", on_error="fail")
 
 
 def test_nothing_but_bad_videos_is_a_failure(tmp_path):
     (tmp_path / "clips" / "A").mkdir(parents=True)
     (tmp_path / "clips" / "A" / "a.avi").write_bytes(b"not a video")
-    with pytest.raises(RuntimeError, match="none of the videos could be prepared"):
+    message = rf"none of the 1 videos could be prepared; {tmp_path}/out/errors\.csv says why"
+    with pytest.raises(RuntimeError, match=message):
         quick(tmp_path / "clips", tmp_path / "out")
+    (error,) = rows(tmp_path / "out" / "errors.csv")
+    assert error["name"] == "A/a"
+    assert error["reason"].startswith("does not decode")
+
+
+def test_a_part_that_errors_empty_is_named_after_the_work(clips, tmp_path, capsys):
+    for part, number in (("train", 1), ("test", 2)):
+        path = tmp_path / "clips" / part / "Jump" / "a.avi"
+        path.parent.mkdir(parents=True)
+        path.symlink_to(clips / "Jump" / f"v_Jump_g0{number}_c01.avi")
+    quick(tmp_path / "clips", tmp_path / "whole")
+    assert capsys.readouterr().err == ""
+    path.unlink()
+    path.write_bytes(b"not a video")
+    quick(tmp_path / "clips", tmp_path / "out")
+    warning = "warning: split1 has no test videos, so nothing can be evaluated on it\n"
+    assert capsys.readouterr().err == warning
 
 
 # A process that prepares and kills itself before the n-th of the moments at which files appear
@@ -279,12 +372,17 @@ def test_killed_at_any_commit_and_run_again_is_unbroken(clips, unbroken, tmp_pat
 
 def test_killed_at_random_instants_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
     rng = random.Random(0)
+    interrupted = 0
     for trial in range(8):
         out = tmp_path / str(trial)
         for _ in range(2):
             process = start(moment=1000, videos=str(clips), out=str(out))
-            time.sleep(rng.uniform(0, 0.3))
+            while process.is_alive() and not (out / ".plan.json").exists():
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.1))
             process.kill()
             process.join()
+            interrupted += (out / ".plan.json").exists()
         quick(clips, out)
         assert tree(out) == tree(unbroken)
+    assert interrupted > 0  # or every trial ended by itself

@@ -50,9 +50,13 @@ def test_parts_can_be_read_without_the_others(tmp_path):
 
 
 def test_an_error_after_a_save_does_not_lose_it(tmp_path):
-    with pytest.raises(FloatingPointError), Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state(1, 1.0), {})
-        raise FloatingPointError
+    def broken_run():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state(1, 1.0), {})
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        broken_run()
     with Checkpoints(tmp_path) as again:
         assert again.latest_step == 1
 

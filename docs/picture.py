@@ -1,0 +1,80 @@
+"""Draws what a trained model D looks at: frame, flow and attention of some test clips.
+
+python docs/picture.py --workdir=demo/run --shards=demo/shards --out=docs/attention.png
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from stpyramid_jax.evaluation.protocol import load_variables
+from stpyramid_jax.experiment import load_experiment
+from stpyramid_jax.input.pipeline import eval_batches
+from stpyramid_jax.input.tfrecord import Shards
+from stpyramid_jax.models.pyramid import create_model
+from stpyramid_jax.training.sharding import make_mesh
+
+
+def flow_picture(snippet: np.ndarray) -> np.ndarray:
+    """A snippet's mean displacement: direction as hue, length as saturation on white."""
+    x, y = (snippet[..., axis::2].astype(np.float32).mean(-1) - 127.5 for axis in (0, 1))
+    length, angle = cv2.cartToPolar(x, y)
+    hue = angle * 90 / np.pi
+    saturation = np.clip(255 * length / max(length.max(), 4), 0, 255)
+    hsv = np.stack([hue, saturation, np.full_like(hue, 255)], -1).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True, help="a run with attention")
+    parser.add_argument("--shards", required=True, help="the data set it was trained on")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    args = parser.parse_args()
+
+    experiment, _ = load_experiment(args.workdir)
+    shards = Shards(args.shards)
+    variables, _ = load_variables(experiment, args.workdir, make_mesh())
+    clips = shards.select(experiment.data.split, "test")
+    labels = np.array([shards.videos[clip].label for clip in clips])
+    shown = np.array([clips[labels == k][0] for k in range(len(shards.classes))])
+    config = dataclasses.replace(experiment.input, threads=1)
+    batch = next(iter(eval_batches(shards, shown, config, 1, 1, len(shown))))
+    inputs = {name: batch[name][:, 0] for name in ("rgb", "flow")}
+    model = create_model(experiment.model)
+    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, inputs)
+    probabilities = np.asarray(jax.nn.softmax(outputs.logits))
+
+    figure = Figure(figsize=(1.75 * len(shown), 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, len(shown))
+    for column, (frame, flow, weights) in enumerate(
+        zip(inputs["rgb"], inputs["flow"], np.asarray(outputs.attention), strict=True)
+    ):
+        guess = int(probabilities[column].argmax())
+        size = frame.shape[1::-1]
+        heat = cv2.resize(weights / weights.max(), size, interpolation=cv2.INTER_LINEAR)
+        axes[0, column].imshow(frame)
+        axes[1, column].imshow(flow_picture(flow[len(flow) // 2]))
+        axes[2, column].imshow(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cmap="gray")
+        axes[2, column].imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+        axes[0, column].set_title(shards.classes[batch["label"][column]], fontsize=10)
+        axes[2, column].set_xlabel(
+            f"{shards.classes[guess]} {probabilities[column, guess]:.0%}", fontsize=9
+        )
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for row, name in enumerate(("frame", "flow, middle snippet", "attention")):
+        axes[row, 0].set_ylabel(name, fontsize=10)
+    figure.savefig(args.out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

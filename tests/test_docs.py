@@ -1,0 +1,167 @@
+"""Every command and every example of the documents, run as it stands there."""
+
+import doctest
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from stpyramid_jax.models.backbones.squeezenet import SqueezeNet
+from stpyramid_jax.ops import stcb
+from tests.conftest import ROOT
+
+SOURCES = (
+    "README.md",
+    "data/README.md",
+    "main.py",
+    "data/prepare.py",
+    "data/synthesize.py",
+    "docs/picture.py",
+    *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
+)
+UCF10 = (
+    "BodyWeightSquats",
+    "HandstandPushups",
+    "HandstandWalking",
+    "JumpRope",
+    "JumpingJack",
+    "Lunges",
+    "PullUps",
+    "PushUps",
+    "TrampolineJumping",
+    "WallPushups",
+)
+
+# What is added to each program's command so that it takes seconds.
+SHORTER = {
+    "data/synthesize.py": ["--train=2", "--test=1"],
+    "data/prepare.py": ["--flow=dis", "--size=72x72", "--workers=1"],
+    "main.py": [
+        "--config.training.steps=2",
+        "--config.training.batch_size=2",
+        "--config.input.crop=64",
+        "--config.evaluation.positions=1",
+        "--config.evaluation.crops=1",
+    ],
+    "docs/picture.py": [],
+}
+
+
+def commands():
+    """Every `python PROGRAM ...` of the documents, once, with continued lines joined."""
+    found = {}
+    for source in SOURCES:
+        text = (ROOT / source).read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ *(python \S+\.py .*?)(?:  +#.*)?$", text, re.MULTILINE):
+            if "[" not in line:  # a synopsis, not a command
+                found.setdefault(" ".join(line.split()), source)
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, sprites) -> Path:
+    """A folder with the programs, and the videos, lists and weights that the documents name."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("main.py", "configs", "data", "docs"):
+        (place / name).symlink_to(ROOT / name)
+    videos = sorted((sprites / "sprites").glob("*/*/*.avi"))
+    shutil.copytree(sprites / "sprites", place / "clips", ignore=shutil.ignore_patterns("*.csv"))
+    shutil.copy(videos[0], place / "clip.avi")
+
+    lists = place / "ucfTrainTestlist"
+    lists.mkdir()
+    index = "".join(f"{k} {name}\r\n" for k, name in enumerate(UCF10, 1))
+    (lists / "classInd.txt").write_text(index)
+    train, test = [], []
+    for k, name in enumerate(UCF10, 1):
+        for group, listed in ((1, test), (8, train)):
+            clip = f"{name}/v_{name}_g{group:02d}_c01.avi"
+            (place / "UCF-101" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(videos[k % len(videos)], place / "UCF-101" / clip)
+            listed.append(clip if listed is test else f"{clip} {k}")
+    for number in (1, 2, 3):
+        (lists / f"trainlist0{number}.txt").write_text("".join(f"{x}\r\n" for x in train))
+        (lists / f"testlist0{number}.txt").write_text("".join(f"{x}\r\n" for x in test))
+
+    shapes = jax.eval_shape(SqueezeNet().init, jax.random.key(0), np.zeros((1, 64, 64, 3)))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
+    arrays = {
+        "/".join(key.key for key in path): 0.05 * np.ones(leaf.shape, np.float32)
+        for path, leaf in leaves
+    }
+    np.savez(place / "squeezenet1_1_imagenet.npz", **arrays)
+    return place
+
+
+def test_the_documents_have_their_commands():
+    """So that a change of their form cannot empty the next test."""
+    texts = "\n".join(commands())
+    for part in (
+        "data/synthesize.py --out",
+        "prepare.py --dataset=ucf101",
+        "prepare.py --dataset=folder",
+        "--mode=evaluate",
+        "--mode=predict",
+        "configs/quickstart.py",
+        "configs/ucf10.py",
+        "configs/ucf101.py:model=B,split=2",
+        "docs/picture.py",
+    ):
+        assert part in texts
+
+
+@pytest.mark.slow
+def test_every_documented_command_runs(place, run):
+    """In the order of the road: render, prepare, train, evaluate, predict, draw."""
+    order = ("data/synthesize.py", "data/prepare.py", "main.py --config", "main.py --mode", "docs/")
+    found = sorted(commands().items(), key=lambda item: _rank(item[0], order))
+    for line, source in found:
+        _, program, *arguments = shlex.split(line)
+        more = [] if "--mode=predict" in line else SHORTER[program]
+        # The documents call every workdir `ckpt`; a workdir holds one run.
+        arguments = [re.sub(r"=ckpt$", f"=ckpt-{_data(line)}", part) for part in arguments]
+        result = run(program, *arguments, *more, cwd=place)
+        assert "Traceback" not in result.stderr, (source, line)
+
+
+def _rank(line, order):
+    return next(i for i, prefix in enumerate(order) if line.startswith(f"python {prefix}"))
+
+
+def _data(line):
+    return next((name for name in ("ucf10.", "quickstart") if name in line), "ucf101")
+
+
+@pytest.mark.slow
+def test_make_demo(tmp_path):
+    """The recipe of `make demo`, a few clips and two steps of it, in this environment."""
+    make = [
+        "make",
+        "demo",
+        f"VENV={sys.prefix}",
+        f"DEMO={tmp_path}",
+        "DEMO_CLIPS=--train=2 --test=1",
+        "DEMO_TRAIN=--config.training.steps=2 --config.training.batch_size=4",
+    ]
+    result = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "mean class accuracy" in result.stdout
+    assert (tmp_path / "run" / "evaluation" / "5x1-split1" / "confusion.png").exists()
+
+
+def test_examples_in_docstrings_and_readme():
+    names = {"jax": jax, "jnp": jax.numpy, **vars(stcb)}
+    assert doctest.testmod(stcb, extraglobs=names).failed == 0
+    from stpyramid_jax import experiment
+
+    assert doctest.testmod(experiment).failed == 0
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scope = {}
+    exec(example, scope)
+    assert scope["fused"].shape == (8, 7, 7, 4096)
