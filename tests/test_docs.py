@@ -91,8 +91,9 @@ def place(tmp_path_factory, sprites) -> Path:
 
     shapes = jax.eval_shape(SqueezeNet().init, jax.random.key(0), np.zeros((1, 64, 64, 3)))
     leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
+    rng = np.random.default_rng(0)
     arrays = {
-        "/".join(key.key for key in path): 0.05 * np.ones(leaf.shape, np.float32)
+        "/".join(key.key for key in path): rng.normal(0, 0.05, leaf.shape).astype(np.float32)
         for path, leaf in leaves
     }
     np.savez(place / "squeezenet1_1_imagenet.npz", **arrays)

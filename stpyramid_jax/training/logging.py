@@ -21,7 +21,7 @@ class Interval:
     def __init__(self):
         self._began, self._waited = time.monotonic(), 0.0
         self._sums: dict[str, float] = collections.defaultdict(float)
-        self._steps = 0
+        self._steps = self._untimed = 0
 
     @contextlib.contextmanager
     def waiting(self):
@@ -36,12 +36,16 @@ class Interval:
         for name, value in metrics.items():
             self._sums[name] += value
 
+    def restart_clock(self) -> None:
+        """Leaves the time until now out of the speed; the metrics stay."""
+        self._began, self._waited, self._untimed = time.monotonic(), 0.0, self._steps
+
     def close(self) -> dict[str, float]:
         """The interval's figures; the next one begins."""
         elapsed = time.monotonic() - self._began
         means = {name: total / self._steps for name, total in self._sums.items()}
         figures = means | {
-            "steps_per_second": self._steps / elapsed,
+            "steps_per_second": (self._steps - self._untimed) / elapsed,
             "data_wait": self._waited / elapsed,
         }
         self.__init__()
@@ -64,8 +68,7 @@ class RunLog:
         path.write_text("".join(line + "\n" for line in kept))
         self._jsonl = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start + 1)
-        self._start, self._steps = start, steps
-        self._began = time.monotonic()
+        self._steps = steps
         self._bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),

@@ -100,9 +100,13 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
             interval.add(finite(*pending))
         pending = (step, clips, metrics)
         save = step % training.checkpoint_every == 0 or step == training.steps
-        if save or step % training.log_every == 0 or step == first:
+        if save or step % training.log_every == 0:
             interval.add(finite(*pending))
             log.write(step, interval.close() | {"learning_rate": float(np.asarray(rate(step - 1)))})
+            pending = None
+        elif step == first:
+            interval.add(finite(*pending))
+            interval.restart_clock()  # compiling is not what later steps will take
             pending = None
         if save:
             checkpoints.save(state, batches.get_state())

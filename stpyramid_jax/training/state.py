@@ -1,17 +1,19 @@
 """What a training step carries to the next."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from stpyramid_jax.experiment import Experiment
 from stpyramid_jax.models.pyramid import ModelConfig, create_model
 from stpyramid_jax.training.optimizer import make_optimizer
 from stpyramid_jax.training.sharding import replicated
+
+if TYPE_CHECKING:
+    from stpyramid_jax.experiment import Experiment
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -46,7 +48,7 @@ def example_inputs(config: ModelConfig, crop: int, batch_size: int = 1) -> dict[
     return inputs
 
 
-def init_state(experiment: Experiment, key: jax.Array) -> TrainState:
+def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:
     """A fresh state; runs under `jit`, and under `jax.eval_shape` for its shapes alone."""
     model = create_model(experiment.model)
     inputs = example_inputs(experiment.model, experiment.input.crop)
@@ -60,7 +62,7 @@ def init_state(experiment: Experiment, key: jax.Array) -> TrainState:
     )
 
 
-def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(experiment: "Experiment", mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, dtypes and shardings of a state, without computing one."""
     shapes = jax.eval_shape(functools.partial(init_state, experiment), jax.random.key(0))
     return jax.tree.map(

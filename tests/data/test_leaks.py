@@ -113,7 +113,8 @@ def accuracy(samples, labels, clip_of_sample, classifier):
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
     scores = cross_val_predict(
         classifier, samples, labels, groups=clip_of_sample, cv=folds, method="predict_proba"
-    )[:, 1]
+    )
+    scores = np.asarray(scores)[:, 1]
     members = [clip_of_sample == clip for clip in np.unique(clip_of_sample)]
     return np.mean([(scores[m].mean() > 0.5) == labels[m][0] for m in members])
 

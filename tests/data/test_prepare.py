@@ -1,6 +1,5 @@
 """The command `data/prepare.py`: its flags, exit statuses and last words."""
 
-import importlib.util
 import resource
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from data import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,14 +38,11 @@ def flags(videos, out, *more):
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Calls the command in this process: (status, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("prepare_command", ROOT / "data" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["prepare.py", *flags(*args)])
         try:
-            status = module.main()
+            status = prepare.main()
         except SystemExit as stop:
             status = stop.code
         return status, *capsys.readouterr()
