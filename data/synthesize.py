@@ -337,7 +337,7 @@ def main() -> int:
     try:
         clips = synthesize(args.out, train=args.train, test=args.test, seed=args.seed)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{clips} clips of {len(CLASSES)} classes in {args.out}")
     return 0
