@@ -18,7 +18,7 @@ demo: $(VENV)/.run
 	$(BIN)/python main.py --config=configs/quickstart.py --config.data.dir=$(DEMO)/shards --workdir=$(DEMO)/run $(DEMO_TRAIN)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
