@@ -37,9 +37,11 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
     workdir, mode = Path(_WORKDIR.value), _MODE.value
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: not a folder")
     if mode == "predict":
-        if not _VIDEO.value:
-            raise ValueError("--mode=predict needs --video=FILE")
+        if not _VIDEO.value or _CONFIG.value is not None:
+            raise ValueError("--mode=predict takes --video=FILE, and its config from the workdir")
         for name, probability in predict.predict(workdir, Path(_VIDEO.value))[:5]:
             print(f"{probability:7.2%}  {name}")
         return
@@ -72,13 +74,13 @@ def _parse(arguments: list[str]) -> list[str]:
         if _CONFIG.value is not None:
             _CONFIG.value.to_dict()  # a file that did not load says so when it is read
         return remaining
-    except AttributeError as error:  # an override of a key that the config does not have
+    except (AttributeError, KeyError) as error:  # an override of a key that is not in the config
         from stpyramid_jax.experiment import nearest_key
 
         key = re.findall(r"\w+", str(error))[0]
         _refuse(f"config has no key {key!r}; did you mean --config.{nearest_key(key)}?")
     except (flags.Error, OSError) as error:
-        _refuse(str(error).strip().splitlines()[-1].strip())
+        _refuse(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 
 
 def _refuse(reason: str) -> NoReturn:

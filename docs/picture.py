@@ -41,9 +41,11 @@ def main() -> None:
     experiment, _ = load_experiment(args.workdir)
     shards = Shards(args.shards)
     variables, _ = load_variables(experiment, args.workdir, make_mesh())
+    if not (experiment.model.attention and experiment.model.streams == "both"):
+        parser.error(f"--workdir={args.workdir}: its model has no attention")
     clips = shards.select(experiment.data.split, "test")
     labels = np.array([shards.videos[clip].label for clip in clips])
-    shown = np.array([clips[labels == k][0] for k in range(len(shards.classes))])
+    shown = np.array([clips[labels == k][0] for k in np.unique(labels)])
     config = dataclasses.replace(experiment.input, threads=1)
     batch = next(iter(eval_batches(shards, shown, config, 1, 1, len(shown))))
     inputs = {name: batch[name][:, 0] for name in ("rgb", "flow")}

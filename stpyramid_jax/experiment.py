@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.models.pyramid import ModelConfig
+from stpyramid_jax.progress import say
 from stpyramid_jax.training.optimizer import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -159,18 +160,28 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; --workdir must be the folder of a trained run")
+    record = _read_record(path)
     try:
-        record = json.loads(path.read_text())
         parts = {name: _section(cls, record, name) for name, cls in _sections().items()}
         return Experiment(seed=record["seed"], **parts), record["dataset"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged or of another version ({error})") from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: of another version ({error})") from error
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); take another --workdir") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: damaged (not an object); take another --workdir")
+    return record
 
 
 def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Refuses a workdir that holds a run of another model, data set, crop or seed.
+    """Refuses a workdir that holds a run of another model, data set, split, crop or seed.
 
-    What does not change what the parameters mean (steps, logging, evaluation, paths) may differ.
+    All else may differ (steps, solver, augmentation, paths, views of an evaluation) and is named.
 
     Raises:
       ValueError: the keys that differ, with both values.
@@ -178,17 +189,23 @@ def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    known, wanted = _flatten(json.loads(path.read_text())), _flatten(record)
-    differing = [
-        f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
+    known, wanted = _flatten(_read_record(path)), _flatten(record)
+    differing = {
+        key: f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
         for key in sorted(known.keys() | wanted.keys())
-        if key.split(".")[0] in ("model", "dataset") or key in ("data.split", "input.crop", "seed")
         if known.get(key) != wanted.get(key)
+    }
+    fixed = [
+        line
+        for key, line in differing.items()
+        if key.split(".")[0] in ("model", "dataset") or key in ("data.split", "input.crop", "seed")
     ]
-    if differing:
+    if fixed:
         raise ValueError(
-            f"{workdir} holds another run; take another --workdir ({'; '.join(differing)})"
+            f"{workdir} holds another run; take another --workdir ({'; '.join(fixed)})"
         )
+    for line in differing.values():
+        say(f"changed since this run began: {line}")
 
 
 def write_record(workdir: Path, record: Mapping[str, Any]) -> None:
@@ -217,9 +234,11 @@ def parse_argument(argument: str, **defaults: str) -> dict[str, str]:
 
 
 def nearest_key(key: str) -> str:
-    """The key of a configuration, `section.key`, whose own name is most like `key`."""
-    flat = _flatten(default_config().to_dict())
-    names = {path.rpartition(".")[2]: path for path in flat}
+    """The section, or the key as `section.key`, whose own name is most like `key`."""
+    sections = default_config().to_dict()
+    names = {path.rpartition(".")[2]: path for path in _flatten(sections)} | {
+        s: s for s in sections
+    }
     return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
 
 

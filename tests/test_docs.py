@@ -23,6 +23,7 @@ SOURCES = (
     "data/prepare.py",
     "data/synthesize.py",
     "docs/picture.py",
+    "benchmarks/flow.py",
     *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
 )
 UCF10 = (
@@ -50,6 +51,7 @@ SHORTER = {
         "--config.evaluation.crops=1",
     ],
     "docs/picture.py": [],
+    "benchmarks/flow.py": ["--repetitions=1"],
 }
 
 
@@ -58,7 +60,7 @@ def commands():
     found = {}
     for source in SOURCES:
         text = (ROOT / source).read_text().replace("\\\n", " ")
-        for line in re.findall(r"^ *(python \S+\.py .*?)(?:  +#.*)?$", text, re.MULTILINE):
+        for line in re.findall(r"^ *(python \S+\.py\b.*?)(?:  +#.*)?$", text, re.MULTILINE):
             if "[" not in line:  # a synopsis, not a command
                 found.setdefault(" ".join(line.split()), source)
     return found
@@ -68,7 +70,7 @@ def commands():
 def place(tmp_path_factory, sprites) -> Path:
     """A folder with the programs, and the videos, lists and weights that the documents name."""
     place = tmp_path_factory.mktemp("place")
-    for name in ("main.py", "configs", "data", "docs"):
+    for name in ("main.py", "configs", "data", "docs", "benchmarks"):
         (place / name).symlink_to(ROOT / name)
     videos = sorted((sprites / "sprites").glob("*/*/*.avi"))
     shutil.copytree(sprites / "sprites", place / "clips", ignore=shutil.ignore_patterns("*.csv"))
@@ -119,7 +121,14 @@ def test_the_documents_have_their_commands():
 @pytest.mark.slow
 def test_every_documented_command_runs(place, run):
     """In the order of the road: render, prepare, train, evaluate, predict, draw."""
-    order = ("data/synthesize.py", "data/prepare.py", "main.py --config", "main.py --mode", "docs/")
+    order = (
+        "data/synthesize.py",
+        "data/prepare.py",
+        "main.py --config",
+        "main.py --mode",
+        "docs/",
+        "bench",
+    )
     found = sorted(commands().items(), key=lambda item: _rank(item[0], order))
     for line, source in found:
         _, program, *arguments = shlex.split(line)
@@ -139,6 +148,9 @@ def _data(line):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not (Path(sys.prefix) / ".run").exists(), reason="not in an environment that make installed"
+)
 def test_make_demo(tmp_path):
     """The recipe of `make demo`, a few clips and two steps of it, in this environment."""
     make = [

@@ -96,13 +96,13 @@ def test_a_workdir_gives_its_experiment_back(tmp_path):
     assert dataset["classes"] == ["Jump", "Run"]
     with pytest.raises(ValueError, match=r"nowhere/config\.json: no such file"):
         load_experiment(tmp_path / "nowhere")
-    for damage in ("{", "{}", '{"data": {}}'):
+    for damage in ("{", "[1]", "{}", '{"data": {}}', '{"data": 3}'):
         (tmp_path / "config.json").write_text(damage)
-        with pytest.raises(ValueError, match=r"config\.json: damaged"):
+        with pytest.raises(ValueError, match=r"config\.json: (damaged|of another version)"):
             load_experiment(tmp_path)
 
 
-def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path):
+def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path, capsys):
     record = run_record(build_experiment(config(), 2), Shards)
     check_workdir(tmp_path, record)  # an empty workdir takes any run
     write_record(tmp_path, record)
@@ -119,8 +119,12 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path):
 
     with pytest.raises(ValueError, match=r"dataset\.digest: 'abc' there, 'xyz' here"):
         check_workdir(tmp_path, run_record(build_experiment(config(), 2), Others))
-    # More steps are the same run.
+    # More steps are the same run, and are named.
     check_workdir(tmp_path, run_record(build_experiment(config(training__steps=9), 2), Shards))
+    assert "training.steps: 2 there, 9 here" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: damaged .*take another --workdir"):
+        check_workdir(tmp_path, record)
 
 
 def test_every_key_has_a_default_or_must_be_set():

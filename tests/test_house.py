@@ -24,7 +24,7 @@ ALLOWED = {
     "input": {"records"},
     "preparation": {"ops", "records", "progress"},
     # Sections of an experiment are the configurations of their rooms.
-    "experiment": {"input", "models", "training.optimizer"},
+    "experiment": {"input", "models", "training.optimizer", "progress"},
     "training": {"ops", "models", "input", "experiment", "progress"},
     "evaluation": {
         "ops",

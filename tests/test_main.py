@@ -141,6 +141,7 @@ def test_predict_agrees_with_evaluate(trained, sprites, run):
     ("more", "message"),
     [
         (("--config.model.snipets=3",), "no key 'snipets'; did you mean --config.model.snippets?"),
+        (("--config.modle.snippets=3",), "no key 'modle'; did you mean --config.model?"),
         (("--config.model.snippets=0",), "model.snippets=0: at least 1"),
         (("--config.model.backbone=vgg61",), "model.backbone='vgg61': one of"),
         (("--config.training.batch_size=3",), "training.batch_size=3 on 2 devices"),

@@ -146,6 +146,9 @@ def _read_info(directory: Path) -> dict:
         raise ValueError(
             f"{path}: format is {found!r}, this version reads {FORMAT}; prepare the data set again"
         )
+    absent = {"name", "classes", "splits", "digest", "parameters", "shards", "files"} - info.keys()
+    if absent:
+        raise ValueError(f"{path}: has no {', '.join(sorted(absent))}; prepare the data set again")
     missing = [name for name in info["files"] if not (directory / name).is_file()]
     if missing:
         raise ValueError(

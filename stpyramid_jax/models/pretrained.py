@@ -67,7 +67,7 @@ def init_backbones(params: Any, arrays: dict[str, np.ndarray]) -> tuple[Any, lis
         note = f", {', '.join(adapted)} averaged over RGB" if adapted else ""
         report.append(f"{stream}: {len(loaded)} arrays loaded{note}")
     if wrong:
-        raise ValueError("weights do not fit, nothing was loaded: " + "; ".join(wrong))
+        raise ValueError("\n  ".join(["weights do not fit, nothing was loaded:", *wrong]))
     unused = sorted(set(arrays) - used)
     if unused:
         report.append(f"not used: {', '.join(unused)}")

@@ -40,8 +40,9 @@ MODELS: Mapping[str, Mapping[str, object]] = {
 
 def _choose(key: str, value: str, options) -> str:
     if value not in options:
-        nearest = difflib.get_close_matches(str(value), options, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{key}={value!r}: one of {', '.join(options)}; did you mean {nearest!r}?")
+        near = difflib.get_close_matches(str(value), options, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}={value!r}: one of {', '.join(options)}{hint}")
     return value
 
 

@@ -19,6 +19,9 @@ class Interval:
     """Means of the metrics since the last report, steps per second, and the wait for data."""
 
     def __init__(self):
+        self._begin()
+
+    def _begin(self) -> None:
         self._began, self._waited = time.monotonic(), 0.0
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._steps = self._untimed = 0
@@ -48,7 +51,7 @@ class Interval:
             "steps_per_second": (self._steps - self._untimed) / elapsed,
             "data_wait": self._waited / elapsed,
         }
-        self.__init__()
+        self._begin()
         return figures
 
 

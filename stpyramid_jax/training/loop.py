@@ -46,17 +46,17 @@ def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
         shards, videos, experiment.input, experiment.training.batch_size, experiment.seed
     )
     key, init_key = jax.random.split(jax.random.key(experiment.seed))
-    weights = load_arrays(experiment.training.weights) if experiment.training.weights else {}
     target = abstract_state(experiment, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is None:
             init = functools.partial(init_state, experiment)
             state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
-            state = _with_weights(state, weights)
+            if experiment.training.weights:
+                state = _with_weights(state, load_arrays(experiment.training.weights))
         else:
             state, input_state = checkpoints.restore(target)
             batches.set_state(input_state)
-            say(f"resumed from step {int(state.step)}")
+            say(f"resumed from step {int(state.step)} of {experiment.training.steps}")
         write_record(workdir, record)
         _describe(state, shards, videos, mesh)
         with RunLog(workdir, int(state.step), experiment.training.steps) as log:
@@ -85,8 +85,9 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
             if not math.isfinite(value):
                 names = ", ".join(shards.videos[clip].name for clip in clips)
                 raise FloatingPointError(
-                    f"step {step}: {name} is {value}; last good checkpoint: step "
-                    f"{checkpoints.latest_step}; lower optimizer.learning_rate or look at {names}"
+                    f"step {step}: {name} is {value}; last good checkpoint: "
+                    f"{checkpoints.latest_step or 'none yet'}; lower optimizer.learning_rate or "
+                    f"look at {names}"
                 )
         return values
 
@@ -115,8 +116,6 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
 
 def _with_weights(state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
     """The state with its backbones set, and a line for each that says what was loaded."""
-    if not weights:
-        return state
     params, report = init_backbones(jax.tree.map(np.asarray, state.params), weights)
     for line in report:
         say(f"weights: {line}")

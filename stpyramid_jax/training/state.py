@@ -37,13 +37,13 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, **self.collections}
 
 
-def example_inputs(config: ModelConfig, crop: int, batch_size: int = 1) -> dict[str, jax.Array]:
+def example_inputs(config: ModelConfig, crop: int) -> dict[str, jax.Array]:
     """Inputs of the shapes that the model takes, all grey and still."""
     inputs = {}
     if config.uses_rgb:
-        inputs["rgb"] = jnp.full((batch_size, crop, crop, 3), 128, jnp.uint8)
+        inputs["rgb"] = jnp.full((1, crop, crop, 3), 128, jnp.uint8)
     if config.uses_flow:
-        shape = (batch_size, config.snippets, crop, crop, 2 * config.snippet_length)
+        shape = (1, config.snippets, crop, crop, 2 * config.snippet_length)
         inputs["flow"] = jnp.full(shape, 128, jnp.uint8)
     return inputs
 
