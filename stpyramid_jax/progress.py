@@ -1,19 +1,13 @@
-"""Progress for people: a bar with ETA on a terminal, plain lines otherwise, on standard error."""
+"""Progress for people: a bar with the time left on a terminal, plain lines otherwise, on stderr."""
 
 import contextlib
+import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -24,32 +18,41 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of `total` is done; gives a function that adds to what is done."""
+def progress_bar(total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Gives `show(done, note="")`, to be called with how many of `total` are done so far.
+
+    The time left is estimated from what was done since the first call, so that work which was
+    finished before counts as done and not as fast.
+    """
+
+    def text(done: int, note: str) -> str:
+        return f"{done}/{total} {unit}{note and ', '}{note}"
+
     if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            row = bar.add_task(task, total=total)
-            yield lambda amount: bar.advance(row, amount)
+        columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
+            task = None
+
+            def show(done: int, note: str = "") -> None:
+                nonlocal task
+                if task is None:
+                    task = bar.add_task(text(done, note), total=total, completed=done)
+                bar.update(task, completed=done, description=text(done, note))
+
+            yield show
         return
 
-    began = spoken = time.monotonic()
-    done = 0
+    first, began, spoken = None, 0.0, 0.0
 
-    def advance(amount: int) -> None:
-        nonlocal done, spoken
-        done += amount
+    def speak(done: int, note: str = "") -> None:
+        nonlocal first, began, spoken
         now = time.monotonic()
-        if now - spoken >= _SECONDS_BETWEEN_LINES or done >= total:
+        if first is None:
+            first, began, spoken = done, now, now
+        if now - spoken >= _SECONDS_BETWEEN_LINES:
             spoken = now
-            eta = (now - began) / max(done, 1) * (total - done)
-            say(f"{task}: {done}/{total}  ETA {int(eta // 60)}:{int(eta % 60):02d}")
+            rate = (done - first) / max(now - began, 1e-9)
+            left = datetime.timedelta(seconds=round((total - done) / rate)) if rate else "?"
+            say(f"{text(done, note)}, {left} left")
 
-    yield advance
+    yield speak

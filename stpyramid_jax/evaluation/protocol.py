@@ -35,13 +35,13 @@ def clip_scores(
     model: Pyramid,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-    progress=lambda rows: None,
+    progress=lambda done: None,
 ) -> dict[int, Float[np.ndarray, " K"]]:
     """Mean class scores by video over all its positions and crops (before the softmax).
 
     Args:
       batches: of `eval_batches`; rows whose mask is False count nothing.
-      progress: called with the number of positions done.
+      progress: called with the number of positions done so far.
 
     Raises:
       ValueError: scores that are not finite.
@@ -56,7 +56,7 @@ def clip_scores(
             if valid:
                 totals[video] = totals.get(video, 0) + row
                 counts[video] = counts.get(video, 0) + 1
-        progress(int(batch["mask"].sum()))
+        progress(sum(counts.values()))
     means = {video: totals[video] / counts[video] for video in sorted(totals)}
     broken = [video for video, scores in means.items() if not np.isfinite(scores).all()]
     if broken:
@@ -90,8 +90,8 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
         round_up(settings.batch_size, mesh),
     )
     total = len(videos) * settings.positions
-    with progress_bar(f"evaluating {len(videos)} clips", total) as advance:
-        scores = clip_scores(variables, create_model(experiment.model), batches, mesh, advance)
+    with progress_bar(total, f"positions of {len(videos)} clips") as show:
+        scores = clip_scores(variables, create_model(experiment.model), batches, mesh, show)
     folder = workdir / "evaluation" / f"{settings.positions}x{settings.crops}-{split}"
     clips = [shards.videos[video] for video in scores]
     write_report(

@@ -12,7 +12,7 @@ VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpe
 
 
 @dataclass(frozen=True)
-class Video:
+class ListedVideo:
     """One video of a list; `path` is relative to the folder of videos, `name` is unique."""
 
     name: str
@@ -30,7 +30,7 @@ class Annotations:
     name: str
     classes: tuple[str, ...]
     splits: tuple[str, ...]
-    videos: tuple[Video, ...]
+    videos: tuple[ListedVideo, ...]
     missing: int = 0  # listed but not on disk, and left out on request
 
 
@@ -100,7 +100,7 @@ def read_ucf101(
     elif parts and len(absent) == len(parts):
         faults.append(f"{videos}: holds none of the {len(parts)} listed videos")
     found = tuple(
-        Video(Path(path).stem, path, folder, label, _group(path, folder), tuple(parts[path]))
+        ListedVideo(Path(path).stem, path, folder, label, _group(path, folder), tuple(parts[path]))
         for label, folder in enumerate(chosen)
         for path in sorted(parts)
         if path.partition("/")[0] == folder and (missing == "fail" or path not in absent)
@@ -165,7 +165,7 @@ def read_folder(videos: Path, classes: Sequence[str] = ()) -> Annotations:
                 path = file.relative_to(videos).as_posix()
                 stem = path.removesuffix(file.suffix)
                 label = chosen.index(name)
-                found.append(Video(stem, path, name, label, _group(path, name), (part,)))
+                found.append(ListedVideo(stem, path, name, label, _group(path, name), (part,)))
     _refuse(faults + _duplicates(found) + _leaks(found, ("split1",)))
     if parts == ("",):
         found = _split_groups(found)
@@ -182,7 +182,7 @@ def _videos(paths: Iterable[Path]) -> list[Path]:
     )
 
 
-def _split_groups(videos: Iterable[Video]) -> list[Video]:
+def _split_groups(videos: Iterable[ListedVideo]) -> list[ListedVideo]:
     groups = defaultdict(set)
     for video in videos:
         groups[video.class_name].add(video.group)
@@ -191,7 +191,7 @@ def _split_groups(videos: Iterable[Video]) -> list[Video]:
         shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
         test |= set(shuffled[: max(round(len(names) / 4), len(names) > 1)])
     return [
-        Video(v.name, v.path, v.class_name, v.label, v.group, (_part(v.group in test),))
+        ListedVideo(v.name, v.path, v.class_name, v.label, v.group, (_part(v.group in test),))
         for v in videos
     ]
 
@@ -217,12 +217,12 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown class {name!r}, the nearest is {max(known, key=likeness)!r}"
 
 
-def _duplicates(videos: Iterable[Video]) -> list[str]:
+def _duplicates(videos: Iterable[ListedVideo]) -> list[str]:
     count = Counter(video.name for video in videos)
     return [f"{v.path}: duplicate name {v.name!r}" for v in videos if count[v.name] > 1]
 
 
-def _leaks(videos: Iterable[Video], splits: Sequence[str]) -> list[str]:
+def _leaks(videos: Iterable[ListedVideo], splits: Sequence[str]) -> list[str]:
     faults = []
     for column, split in enumerate(splits):
         sides = defaultdict(dict)

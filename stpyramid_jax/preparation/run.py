@@ -1,7 +1,6 @@
 """The preparation of a data set: list, decode, compute flow, write, on all cores."""
 
 import contextlib
-import datetime
 import hashlib
 import json
 import multiprocessing
@@ -11,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -22,9 +21,10 @@ import jax
 import numpy as np
 
 from stpyramid_jax.preparation import shards
-from stpyramid_jax.preparation.annotations import Annotations, Video, read_folder, read_ucf101
+from stpyramid_jax.preparation.annotations import Annotations, ListedVideo, read_folder, read_ucf101
 from stpyramid_jax.preparation.decode import RESIZE, UnreadableVideo, frames
 from stpyramid_jax.preparation.flow import METHODS, flow_fields, flow_parameters
+from stpyramid_jax.progress import progress_bar
 from stpyramid_jax.records import FORMAT
 
 JPEG_QUALITY = 95
@@ -55,7 +55,7 @@ class Job:
     shard: int
     shards: int
     root: Path
-    videos: tuple[Video, ...]
+    videos: tuple[ListedVideo, ...]
     size: tuple[int, int]
     flow: str
     on_error: str
@@ -171,7 +171,7 @@ def _list(
     return read_folder(videos, classes)
 
 
-def _empty_parts(splits: Sequence[str], videos: Sequence[Video]) -> list[tuple[str, str]]:
+def _empty_parts(splits: Sequence[str], videos: Sequence[ListedVideo]) -> list[tuple[str, str]]:
     return [
         (split, part)
         for column, split in enumerate(splits)
@@ -237,7 +237,7 @@ def _work(jobs: Sequence[Job], workers: int) -> None:
         else:
             left.append(job)
 
-    with _executor(min(workers, len(left))) as executor, _progress(total) as show:
+    with _executor(min(workers, len(left))) as executor, progress_bar(total, "videos") as show:
         pending = {executor.submit(prepare_shard, job) for job in left}
         try:
             while pending:
@@ -249,7 +249,10 @@ def _work(jobs: Sequence[Job], workers: int) -> None:
                 for part in shards.parts_in_flight(out):
                     with contextlib.suppress(FileNotFoundError):  # finished just now
                         flying.append(shards.tally(part))
-                show(*np.sum([(0, 0, 0), *counts.values(), *flying], axis=0).tolist())
+                videos, count, errors = np.sum(
+                    [(0, 0, 0), *counts.values(), *flying], axis=0
+                ).tolist()
+                show(videos, f"{count} frames, {errors} errors")
         except BaseException as error:
             # Some jobs have begun or are about to: call them off until all have stopped.
             while not all(future.cancel() or future.done() for future in pending):
@@ -304,7 +307,7 @@ def prepare_shard(job: Job) -> int:
     return job.shard
 
 
-def _write_video(job: Job, video: Video, shard: shards.ShardWriter) -> None:
+def _write_video(job: Job, video: ListedVideo, shard: shards.ShardWriter) -> None:
     common = {"video": video.name.encode(), "label": video.label}
     count = 0
 
@@ -327,44 +330,6 @@ def _write_video(job: Job, video: Video, shard: shards.ShardWriter) -> None:
 
 def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar on a terminal, else a line every ten seconds; takes videos, frames, errors so far."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
-            task = None
-
-            def show(videos, count, errors):
-                nonlocal task
-                text = f"{videos}/{total} videos, {count} frames, {errors} errors"
-                if task is None:
-                    task = bar.add_task(text, total=total, completed=videos)
-                bar.update(task, completed=videos, description=text)
-
-            yield show
-        return
-
-    started = shown = time.monotonic()
-    first = None
-
-    def show(videos, count, errors):
-        nonlocal shown, first
-        first = videos if first is None else first
-        now = time.monotonic()
-        if now - shown >= 10:
-            shown = now
-            rate = (videos - first) / (now - started)
-            left = datetime.timedelta(seconds=round((total - videos) / rate)) if rate else "?"
-            text = f"{videos}/{total} videos, {count} frames, {errors} errors, {left} left"
-            print(text, file=sys.stderr, flush=True)
-
-    yield show
 
 
 def _counts(done: dict) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stpyramid_jax.preparation.annotations import Video
+from stpyramid_jax.preparation.annotations import ListedVideo
 from stpyramid_jax.records import FAMILIES, encode_example, encode_record, shard_file
 
 VIDEOS_PER_SHARD = 32
@@ -63,11 +63,11 @@ class ShardWriter:
     def __enter__(self):
         return self
 
-    def keep(self, video: Video) -> None:
+    def keep(self, video: ListedVideo) -> None:
         offsets = {"rgb_offsets": self.rgb.keep(), "flow_offsets": self.flow.keep()}
         self._line({"name": video.name, "frames": len(offsets["rgb_offsets"]) - 1, **offsets})
 
-    def leave_out(self, video: Video, reason: str) -> None:
+    def leave_out(self, video: ListedVideo, reason: str) -> None:
         self.rgb.forget()
         self.flow.forget()
         self._line({"name": video.name, "path": video.path, "reason": reason})
@@ -255,7 +255,7 @@ def _damage(folder: Path, files: Mapping) -> list[str]:
     ]
 
 
-def finalise(folder: Path, plan: Mapping, videos: Sequence[Video]) -> dict:
+def finalise(folder: Path, plan: Mapping, videos: Sequence[ListedVideo]) -> dict:
     """Joins the manifests into index, lists and `dataset.json`, which is returned."""
     entries, files, errors = {}, {}, []
     for path in sorted(folder.glob(".shard-*.jsonl")):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stpyramid_jax import records
 from stpyramid_jax.preparation import shards
-from stpyramid_jax.preparation.annotations import Video
+from stpyramid_jax.preparation.annotations import ListedVideo
 
 
 @given(st.integers(1, 20000))
@@ -26,7 +26,7 @@ def test_shares_cover_the_list_in_order_and_are_even(count):
 
 
 def video(name):
-    return Video(name, f"A/{name}.avi", "A", 0, name, ("train",))
+    return ListedVideo(name, f"A/{name}.avi", "A", 0, name, ("train",))
 
 
 def append(shard, name, frames):
