@@ -4,8 +4,8 @@
         --classes=BodyWeightSquats,HandstandPushups,HandstandWalking,JumpRope,JumpingJack,Lunges,PullUps,PushUps,TrampolineJumping,WallPushups
     python main.py --config=configs/ucf10.py --workdir=ckpt --config.training.weights=squeezenet1_1_imagenet.npz
 
-D on split 1, seed 0: 64.8 % mean class accuracy of 115 test clips, after some 16 minutes on two busy
-cores. A score on these ten classes is not a score on UCF101. Arguments are those of configs/ucf101.py.
+Split 1, seed 0, 115 test clips: D 64.8 % mean class accuracy after some 16 minutes on two busy cores,
+A 78.4 % after 11. A score on these ten classes is not a score on UCF101. Arguments are those of configs/ucf101.py.
 """
 
 import ml_collections
