@@ -112,7 +112,9 @@ def test_eight_devices_equal_one():
     batch = batch_of(model, rows=16)
     (start, one), metrics_one = run(model, batch, devices=1)
     (_, eight), metrics_eight = run(model, batch, devices=8)
-    assert metrics_one[0] == pytest.approx(metrics_eight[0], rel=1e-4)
+    assert metrics_one[0]["loss"] == pytest.approx(metrics_eight[0]["loss"], rel=1e-5)
+    # Signed square roots near zero lift the rounding of features in the gradient.
+    assert metrics_one[0] == pytest.approx(metrics_eight[0], rel=1e-3)
 
     # Sums over the batch run in another order: updates agree to thousandths of their size. (That
     # of the attention's last bias is zero: a softmax does not see it.)
