@@ -34,7 +34,7 @@ def clips():
     for _, program in synthesize.programs("train", CLIPS, seed=0):
         frames = synthesize.render(program)
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        flow = [dis.calc(a, b, None) for a, b in itertools.pairwise(grey)]  # pyright: ignore
+        flow = [dis.calc(a, b, None) for a, b in itertools.pairwise(grey)]
         result.append((program, frames, np.stack(flow)))
     cv2.setNumThreads(threads)
     return result

@@ -195,7 +195,7 @@ def test_sketches_depend_on_their_key_alone():
     jax.tree.map(np.testing.assert_array_equal, first, again)
     other = make_sketches(jax.random.key(4), (20000, 20000), 10)
     assert (first[0].hash != other[0].hash).any()
-    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002 (as above)
 
 
 def test_sketch_is_a_pytree_that_keeps_its_dimension():

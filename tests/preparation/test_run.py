@@ -196,7 +196,7 @@ def test_a_complete_folder_is_left_alone(clips, unbroken, capsys):
 
 def test_other_settings_are_refused_by_name(clips, unbroken):
     before = tree(unbroken)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its lines are compared below
         quick(clips, unbroken, size=(32, 24), flow="opencv", classes=["Run"])
     lines = str(caught.value).splitlines()
     for key in ("classes", "parameters.size", "parameters.flow.method", "parameters.listed_videos"):

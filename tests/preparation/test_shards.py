@@ -182,7 +182,7 @@ def test_another_plan_is_refused_with_all_the_keys_that_differ(tmp_path):
         "classes": ["A", "B"],
         "parameters": {"size": [64, 48], "flow": {"method": "tvl1"}},
     }
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its lines are compared below
         shards.begin(tmp_path, other)
     assert [line.removeprefix(f"{tmp_path}: ") for line in str(caught.value).splitlines()] == [
         "prepared with classes = ['A'], now ['A', 'B']; choose another --out",
@@ -197,7 +197,7 @@ def test_other_libraries_are_refused_until_the_folder_is_complete(tmp_path):
         return PLAN | {"parameters": parameters}
 
     assert shards.begin(tmp_path, plan("1")) is False
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its lines are compared below
         shards.begin(tmp_path, plan("2"))
     keys = [line.split(" = ")[0].split()[-1] for line in str(caught.value).splitlines()]
     assert keys == [f"parameters.{k}" for k in ("flow.jax", "flow.platform", "libraries.av")]

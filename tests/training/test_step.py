@@ -113,8 +113,8 @@ def test_eight_devices_equal_one():
     (start, one), metrics_one = run(model, batch, devices=1)
     (_, eight), metrics_eight = run(model, batch, devices=8)
     assert metrics_one[0]["loss"] == pytest.approx(metrics_eight[0]["loss"], rel=1e-5)
-    # Signed square roots near zero lift the rounding of features in the gradient.
-    assert metrics_one[0] == pytest.approx(metrics_eight[0], rel=1e-3)
+    # Norms were seen up to 1.9e-4 apart (jax 0.12): other orders of summation round otherwise.
+    assert metrics_one[0] == pytest.approx(metrics_eight[0], rel=3e-4)
 
     # Sums over the batch run in another order: updates agree to thousandths of their size. (That
     # of the attention's last bias is zero: a softmax does not see it.)
