@@ -1,6 +1,7 @@
 # make demo    the whole road on the embedded clips, about five minutes on two cores
 # make test    every test; `make test PYTEST="-m 'not slow'"` is the quick part
 # make lint    ruff and pyrefly
+# make parity  installs PyTorch; tests that compare with it are skipped by name without
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ DEMO ?= demo
 DEMO_CLIPS ?=
 DEMO_TRAIN ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint parity clean
 
 demo: $(VENV)/.run
 	$(BIN)/python data/synthesize.py --out=$(DEMO)/sprites $(DEMO_CLIPS)
@@ -28,6 +29,13 @@ lint: $(VENV)/.dev
 $(VENV)/.run: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+# PyTorch, for the tests and benchmarks that compare with it
+parity: $(VENV)/.parity
+
+$(VENV)/.parity: requirements-parity.txt $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

@@ -3,6 +3,7 @@
     python main.py --config=configs/quickstart.py --workdir=ckpt
     python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
     python main.py --mode=predict --workdir=ckpt --video=clip.avi
+    python main.py --mode=weights --workdir=ckpt
 
 The same command again resumes. `--config.section.key=value` overrides a value of the config.
 """
@@ -21,8 +22,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _MODE = flags.DEFINE_enum(
     "mode",
     "train_and_evaluate",
-    ["train_and_evaluate", "train", "evaluate", "predict"],
-    "What to do.",
+    ["train_and_evaluate", "train", "evaluate", "predict", "weights"],
+    "What to do; weights writes the streams for PyTorch.",
 )
 _VIDEO = flags.DEFINE_string("video", None, "Video file to predict.")
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     from stpyramid_jax.evaluation import predict, protocol, report
     from stpyramid_jax.experiment import build_experiment
     from stpyramid_jax.input.tfrecord import Shards
-    from stpyramid_jax.training import loop
+    from stpyramid_jax.training import loop, weights
 
     if len(arguments) > 1:
         raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
@@ -44,6 +45,12 @@ def main(arguments: list[str]) -> None:
             raise ValueError("--mode=predict takes --video=FILE, and its config from the workdir")
         for name, probability in predict.predict(workdir, Path(_VIDEO.value))[:5]:
             print(f"{probability:7.2%}  {name}")
+        return
+    if mode == "weights":
+        if _CONFIG.value is not None:
+            raise ValueError("--mode=weights takes its config from the workdir")
+        for path in weights.export_weights(workdir):
+            print(path)
         return
     if _CONFIG.value is None:
         raise ValueError(f"--mode={mode} needs --config=configs/NAME.py")

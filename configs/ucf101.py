@@ -3,8 +3,9 @@
     python data/prepare.py --dataset=ucf101 --videos=UCF-101 --annotations=ucfTrainTestlist --out=shards/ucf101
     python main.py --config=configs/ucf101.py --workdir=ckpt --config.training.weights=squeezenet1_1_imagenet.npz
 
-Other rows of the ablation and other splits: --config=configs/ucf101.py:model=A,split=2. It has not
-been run to its end yet: no accuracy is known. Numbers marked TSN are those of its RGB stream.
+Other rows of the ablation, backbones and splits: --config=configs/ucf101.py:model=A,backbone=resnet50,split=2
+with --config.training.weights=torchvision/resnet50 (docs/weights.md has the names). It has not been run
+to its end yet: no accuracy is known. Numbers marked TSN are those of its RGB stream.
 """
 
 import ml_collections
@@ -14,7 +15,7 @@ from stpyramid_jax.models.pyramid import named_model
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    choice = parse_argument(argument, model="D", split="1")
+    choice = parse_argument(argument, model="D", backbone="squeezenet", split="1")
     config = default_config()
     config.data.update(dir="shards/ucf101", split=f"split{choice['split']}")
     config.input.update(
@@ -27,7 +28,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     )
     config.model.update(
         named_model(choice["model"]),
-        backbone="squeezenet",
+        backbone=choice["backbone"],
+        partial_bn=True,  # slides; of no effect on a backbone without batch normalisation
         snippet_length=10,  # slides
         sketch_dims=(1024, 2048, 4096),  # third-party notes of the paper
         dropout=0.8,  # TSN

@@ -36,7 +36,8 @@ class DataConfig:
 class TrainingConfig:
     """How long, in what batches, and how often the run is written down (in steps).
 
-    `weights` is an `.npz` of the backbone's ImageNet weights; empty trains from scratch.
+    `weights` are those that the streams start from (docs/weights.md): a known name, a file or the
+    workdir of a run, for both streams, or `spatial=...,temporal=...`; empty trains from scratch.
     """
 
     steps: int

@@ -132,7 +132,8 @@ def test_every_documented_command_runs(place, run):
     found = sorted(commands().items(), key=lambda item: _rank(item[0], order))
     for line, source in found:
         _, program, *arguments = shlex.split(line)
-        more = [] if "--mode=predict" in line else SHORTER[program]
+        from_workdir = "--mode=predict" in line or "--mode=weights" in line
+        more = [] if from_workdir else SHORTER[program]
         # The documents call every workdir `ckpt`; a workdir holds one run.
         arguments = [re.sub(r"=ckpt$", f"=ckpt-{_data(line)}", part) for part in arguments]
         result = run(program, *arguments, *more, cwd=place)

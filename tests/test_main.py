@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from stpyramid_jax.evaluation.predict import predict
-from stpyramid_jax.evaluation.protocol import load_variables
 from stpyramid_jax.experiment import load_experiment
+from stpyramid_jax.training.checkpoint import load_variables
 from stpyramid_jax.training.sharding import make_mesh
 from tests.conftest import ROOT
 

@@ -15,9 +15,8 @@ from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
 from stpyramid_jax.progress import progress_bar
-from stpyramid_jax.training.checkpoint import Checkpoints
+from stpyramid_jax.training.checkpoint import load_variables
 from stpyramid_jax.training.sharding import make_mesh, round_up, shard_batch
-from stpyramid_jax.training.state import abstract_state
 
 _INPUTS = ("rgb", "flow")
 
@@ -112,16 +111,3 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
         },
     )
     return folder
-
-
-def load_variables(experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh):
-    """The latest checkpoint's variables and its step."""
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
-    with Checkpoints(folder) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
-        target = abstract_state(experiment, mesh)
-        state, _ = checkpoints.restore(target, parts=("params", "collections"))
-    return state.variables, int(state.step)

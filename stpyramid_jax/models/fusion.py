@@ -1,13 +1,12 @@
 """Flax modules over the pure functions of `ops`: compact bilinear fusion and attention."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from stpyramid_jax.ops.attention import attention_pool
 from stpyramid_jax.ops.stcb import Sketch, make_sketches, signed_sqrt_l2, stcb
 
 
@@ -47,7 +46,7 @@ def unit_rms(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
 
 
 class Attention(nn.Module):
-    """Pools a spatial map where guidance says so: conv 1x1, ReLU, conv 1x1, softmax, sum.
+    """Scores of where to look, from guidance: conv 1x1, ReLU, conv 1x1.
 
     The hidden width of 64 is from third-party notes of the paper, its shape from the slides.
     """
@@ -55,9 +54,31 @@ class Attention(nn.Module):
     hidden: int = 64
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "B h w C"], guidance: Float[Array, "B h w d"]
-    ) -> tuple[Float[Array, "B C"], Float[Array, "B h w"]]:
+    def __call__(self, guidance: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
         scores = nn.relu(nn.Dense(self.hidden, name="hidden")(guidance))
-        scores = nn.Dense(1, name="score")(scores)[..., 0]
-        return attention_pool(features, scores)
+        return nn.Dense(1, name="score")(scores)[..., 0]
+
+
+def over_lines(
+    level: Callable[..., Float[Array, "B h w ..."]],
+    module: nn.Module,
+    *maps: Float[Array, "B ?h ?w ?C"],
+) -> Float[Array, "B h w ..."]:
+    """`level(module, *maps)` for a level that treats each position of its maps alone.
+
+    Nothing but the maps is kept for the backward pass, which computes the level again: its
+    sketches and spectra are several times larger. On CPU it runs line by line, so that those of a
+    line stay in the cache (docs/stcb.md). A map of one line goes with every line of the others.
+    """
+    if jax.default_backend() != "cpu":
+        return nn.remat(level)(module, *maps)
+    lines = max(x.shape[1] for x in maps)
+    scan = nn.scan(
+        nn.remat(lambda module, _, maps: ((), level(module, *maps)), prevent_cse=False),
+        variable_broadcast=("params", "sketch"),
+        split_rngs={"params": False},
+        in_axes=(tuple(1 if x.shape[1] == lines else nn.broadcast for x in maps),),
+        out_axes=1,
+    )
+    maps = tuple(x if x.shape[1] == lines else x[:, 0] for x in maps)
+    return scan(module, (), maps)[1]

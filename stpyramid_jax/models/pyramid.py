@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from stpyramid_jax.models.backbones import BACKBONES
-from stpyramid_jax.models.fusion import STCB, Attention, unit_rms
+from stpyramid_jax.models.fusion import STCB, Attention, over_lines, unit_rms
+from stpyramid_jax.ops.attention import attention_pool
 
 _CHOICES = {
     "backbone": tuple(BACKBONES),
@@ -25,6 +26,7 @@ _CHOICES = {
     "temporal_fusion": ("average", "sum", "concat", "stcb"),
     "guidance": ("map", "vector"),
     "stream_fusion": ("score", "concat", "sum", "stcb"),
+    "dtype": ("float32", "bfloat16"),
 }
 
 # The rows of the paper's ablation, as points of ModelConfig's space.
@@ -67,6 +69,11 @@ class ModelConfig:
       normalize: signed square root and unit root mean square after each level.
       dropout: rate before the class scores.
       head_std: of the initial weights of the class scores.
+      partial_bn: all batch normalisation but the first of each stream is frozen: its statistics,
+        scale and offset stay as they are.
+      dtype: of the backbones' computation; parameters and class scores are float32.
+      remat: the backbones keep the inputs of their blocks only and compute the rest again in the
+        backward pass.
     """
 
     num_classes: int
@@ -84,6 +91,9 @@ class ModelConfig:
     normalize: bool = True
     dropout: float = 0.5
     head_std: float = 0.001
+    partial_bn: bool = False
+    dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "sketch_dims", tuple(self.sketch_dims))
@@ -149,10 +159,10 @@ class Pyramid(nn.Module):
     def __call__(self, inputs: Mapping[str, Num[Array, "..."]], *, train: bool) -> Outputs:
         config = self.config
         self._check_shapes(inputs)
-        backbone = BACKBONES[config.backbone]
         pooled, spatial, attention = {}, None, None
         if config.uses_rgb:
-            rgb = backbone.normalize_rgb(inputs["rgb"])
+            mean, scale = self._units("rgb")
+            rgb = (inputs["rgb"].astype(jnp.float32) - mean) * scale
             spatial = self._map("spatial", rgb, train)
             pooled["spatial"] = spatial.mean((-3, -2))
         if config.uses_flow:
@@ -185,9 +195,27 @@ class Pyramid(nn.Module):
                     "with the same B, H and W in all inputs"
                 )
 
+    def _units(self, name):
+        """Mean and scale [1, 1, 1, 3] that a stream's weights expect of RGB bytes.
+
+        Variables of their own, which no optimizer reaches: weights that are loaded bring theirs.
+        """
+        units = BACKBONES[self.config.backbone].units
+        held = self.variable(
+            "units", name, lambda: {"mean": jnp.array(units.mean), "scale": jnp.array(units.scale)}
+        ).value
+        return tuple(held[key][None, None, None, :] for key in ("mean", "scale"))
+
     def _map(self, stream, images, train):
         """The last map of a stream's backbone."""
-        features = BACKBONES[self.config.backbone].module(name=stream)(images, train)
+        config = self.config
+        backbone = BACKBONES[config.backbone].module(
+            partial_bn=config.partial_bn,
+            dtype=jnp.dtype(config.dtype),
+            remat=config.remat,
+            name=stream,
+        )
+        features = backbone(images, train)
         if 0 in features.shape:
             raise ValueError(
                 f"images of {images.shape[1]} x {images.shape[2]}: too small for "
@@ -199,10 +227,11 @@ class Pyramid(nn.Module):
     def _motion(self, flow, train):
         """Level 1: [B, T, H, W, 2L] -> the motion map [B, h, w, d1] and its pooled vector."""
         config = self.config
-        backbone = BACKBONES[config.backbone]
+        # Zero displacement is byte 127.5 (TSN: 128): a mirrored field is the exact negative.
+        _, scale = self._units("flow")
         # One set of parameters for all snippets, which are folded into the batch.
-        folded = flow.reshape(-1, *flow.shape[2:])
-        maps = self._map("temporal", backbone.normalize_flow(folded), train)
+        folded = flow.reshape(-1, *flow.shape[2:]).astype(jnp.float32)
+        maps = self._map("temporal", (folded - 127.5) * scale.mean(), train)
         snippets = jnp.split(maps.reshape(*flow.shape[:2], *maps.shape[1:]), config.snippets, 1)
         snippets = [snippet.squeeze(1) for snippet in snippets]
         if config.snippets == 1:
@@ -213,16 +242,25 @@ class Pyramid(nn.Module):
             motion = sum(snippets[1:], start=snippets[0])
             motion = motion / config.snippets if config.temporal_fusion == "average" else motion
         else:
-            motion = STCB(config.sketch_dims[0], config.sketch_seed, 1, name="level1")(snippets)
+            motion = over_lines(Pyramid._level1, self, *snippets)
             return self._normalize(motion), self._normalize(motion.mean((-3, -2)))
         return motion, motion.mean((-3, -2))
 
+    def _level1(self, *snippets):
+        """Compact bilinear product of the snippets at each location."""
+        config = self.config
+        return STCB(config.sketch_dims[0], config.sketch_seed, 1, name="level1")(snippets)
+
     def _attend(self, spatial, motion, motion_vector):
         """Level 2: pools the spatial map where its product with motion says so."""
+        guide = motion if self.config.guidance == "map" else motion_vector[:, None, None, :]
+        return attention_pool(spatial, over_lines(Pyramid._level2, self, spatial, guide))
+
+    def _level2(self, spatial, guide):
+        """Scores of where to look, for each location."""
         config = self.config
-        guide = motion if config.guidance == "map" else motion_vector[:, None, None, :]
         fuse = STCB(config.sketch_dims[1], config.sketch_seed, 2, name="level2")
-        return Attention(name="attention")(spatial, self._normalize(fuse([spatial, guide])))
+        return Attention(name="attention")(self._normalize(fuse([spatial, guide])))
 
     def _fuse(self, features):
         """Level 3: the pooled features of both streams become one."""

@@ -68,9 +68,6 @@ def count_sketch(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*
     Inner products are kept in expectation over sketches: E <sketch(x), sketch(y)> = <x, y>
     (Charikar, Chen, Farach-Colton 2002). Sums run in float32 at least; the dtype of `x` is kept.
 
-    It is written as a product with the p x d matrix of signs, which differentiates, batches and
-    shards like any other product.
-
     Raises:
       ValueError: `x` is not floating or its last axis is not the sketch's input.
     """
@@ -78,7 +75,11 @@ def count_sketch(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*
 
 
 def _project(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
-    """`count_sketch`, left in float32 at least."""
+    """`count_sketch`, left in float32 at least.
+
+    The same sums in one of two forms, whichever the backend is built for: CPUs add each feature to
+    its bin, accelerators multiply with the p x d matrix of signs (docs/stcb.md has the figures).
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"count_sketch: dtype {x.dtype}: give floating features")
     (dim,) = sketch.hash.shape
@@ -86,10 +87,33 @@ def _project(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batc
         raise ValueError(
             f"count_sketch: features of shape {x.shape} do not end in {dim}, the sketch's input"
         )
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    matrix = jax.nn.one_hot(sketch.hash, sketch.output_dim, dtype=dtype)
-    matrix = matrix * sketch.sign.astype(dtype)[:, None]
-    return jnp.matmul(x.astype(dtype), matrix, precision="highest")
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # Scattered bins have no sharding of their own, which an explicit mesh asks for.
+    explicit = any(axis is not None for axis in jax.typeof(x).sharding.spec)
+    cpu = jax.default_backend() == "cpu"
+    return _scatter(x, sketch) if cpu and not explicit else _multiply(x, sketch)
+
+
+def _scatter(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
+    """Adds features to bins, features leading: then each is a run of memory, for all of the batch.
+
+    The barrier keeps the sign out of the transposition, which XLA does well only by itself.
+    """
+    signed = jax.lax.optimization_barrier(x * _aligned(sketch.sign.astype(x.dtype), x.ndim))
+    features = signed.reshape(-1, x.shape[-1]).T
+    bins = jnp.zeros((sketch.output_dim, features.shape[1]), x.dtype).at[sketch.hash].add(features)
+    return bins.T.reshape(*x.shape[:-1], sketch.output_dim)
+
+
+def _multiply(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
+    """Multiplies with the p x d matrix that has each feature's sign in its bin's column."""
+    matrix = jax.nn.one_hot(sketch.hash, sketch.output_dim, dtype=x.dtype)
+    return jnp.matmul(x, matrix * sketch.sign.astype(x.dtype)[:, None], precision="highest")
+
+
+def _aligned(x: Array, rank: int) -> Array:
+    """A vector with leading axes of one, to broadcast against an array of a rank."""
+    return jax.lax.expand_dims(x, range(rank - x.ndim))
 
 
 def stcb(
@@ -132,7 +156,7 @@ def stcb(
     spectra = []
     for x, sketch in zip(features, sketches, strict=True):
         spectrum = jnp.fft.rfft(_project(x, sketch))
-        spectra.append(jax.lax.expand_dims(spectrum, range(rank - x.ndim)))
+        spectra.append(_aligned(spectrum, rank))
     product = functools.reduce(jnp.multiply, spectra)
     return jnp.fft.irfft(product, n=output_dim).astype(jnp.result_type(*features))
 

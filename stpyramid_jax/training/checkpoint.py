@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from stpyramid_jax.training.state import TrainState
+from stpyramid_jax.experiment import Experiment
+from stpyramid_jax.training.state import TrainState, abstract_state
 
 _PARTS = ("params", "collections", "opt_state")
 
@@ -63,3 +64,22 @@ class Checkpoints:
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:
     """Parts that hold arrays: a model without a sketch has no collections to save."""
     return [name for name in parts if jax.tree.leaves(getattr(state, name))]
+
+
+def load_variables(
+    experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, Any], int]:
+    """The variables of a run's latest checkpoint, and its step.
+
+    Raises:
+      ValueError: there is no checkpoint.
+    """
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
+        target = abstract_state(experiment, mesh)
+        state, _ = checkpoints.restore(target, parts=("params", "collections"))
+    return state.variables, int(state.step)

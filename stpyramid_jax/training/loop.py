@@ -10,7 +10,6 @@ import numpy as np
 from stpyramid_jax.experiment import Experiment, check_workdir, run_record, write_record
 from stpyramid_jax.input.pipeline import train_iterator
 from stpyramid_jax.input.tfrecord import Shards
-from stpyramid_jax.models.pretrained import init_backbones, load_arrays
 from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.checkpoint import Checkpoints
@@ -19,6 +18,7 @@ from stpyramid_jax.training.optimizer import make_optimizer, schedule
 from stpyramid_jax.training.sharding import make_mesh, replicated, shard_batch
 from stpyramid_jax.training.state import TrainState, abstract_state, init_state
 from stpyramid_jax.training.step import train_step
+from stpyramid_jax.training.weights import read_weights, with_weights
 
 
 def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
@@ -52,7 +52,8 @@ def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
             init = functools.partial(init_state, experiment)
             state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
             if experiment.training.weights:
-                state = _with_weights(state, load_arrays(experiment.training.weights))
+                weights = read_weights(experiment.training.weights, experiment.model)
+                state = with_weights(state, weights)
         else:
             state, input_state = checkpoints.restore(target)
             batches.set_state(input_state)
@@ -74,7 +75,7 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
         functools.partial(
             train_step,
             model=create_model(experiment.model),
-            optimizer=make_optimizer(experiment.optimizer),
+            optimizer=make_optimizer(experiment.optimizer, experiment.model.partial_bn),
         ),
         donate_argnums=0,
     )
@@ -112,18 +113,6 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
         if save:
             checkpoints.save(state, batches.get_state())
     return state
-
-
-def _with_weights(state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
-    """The state with its backbones set, and a line for each that says what was loaded."""
-    params, report = init_backbones(jax.tree.map(np.asarray, state.params), weights)
-    for line in report:
-        say(f"weights: {line}")
-    return state.replace(
-        params=jax.tree.map(
-            lambda new, old: jax.device_put(new, old.sharding), params, state.params
-        )
-    )
 
 
 def _describe(state, shards, videos, mesh):

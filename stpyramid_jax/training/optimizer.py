@@ -11,10 +11,13 @@ import optax
 # (path, learning rate multiplier, weight decay multiplier). As in TSN, biases learn twice as fast
 # and do not decay; scale and shift of batch normalisation learn at the common rate, undecayed.
 RULES = (
-    (r"/norm\d*/(scale|bias)$", 1.0, 0.0),
+    (r"/norm[^/]*/(scale|bias)$", 1.0, 0.0),
     (r"/kernel$", 1.0, 1.0),
     (r"/bias$", 2.0, 0.0),
 )
+# With partial batch norm (slides; scale and offset as in TSN) the norms of the backbones are frozen
+# except the first of each.
+FROZEN = r"^/(spatial|temporal)/(?!norm1(_1)?/)(.*/)?norm[^/]*/(scale|bias)$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +71,15 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
     return rate
 
 
-def multipliers(params: Any, config: OptimizerConfig) -> tuple[Any, Any]:
+def multipliers(params: Any, config: OptimizerConfig, partial_bn: bool = False) -> tuple[Any, Any]:
     """Per parameter, the multipliers of its learning rate and of its weight decay."""
 
     def rule(path, _):
         name = "/" + "/".join(str(key.key) for key in path)
         for pattern, rate, decay in RULES:
             if re.search(pattern, name):
+                if partial_bn and re.search(FROZEN, name):
+                    return 0.0, 0.0
                 backbone = name.startswith(("/spatial/", "/temporal/"))
                 return rate * (config.backbone_multiplier if backbone else 1.0), decay
         raise ValueError(f"parameter {name}: no rule of the optimizer covers it")
@@ -87,26 +92,34 @@ def multipliers(params: Any, config: OptimizerConfig) -> tuple[Any, Any]:
     return pick(0), pick(1)
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, partial_bn: bool = False
+) -> optax.GradientTransformation:
     """Clip by global norm, add weight decay, scale by the rate, accumulate momentum.
 
         v <- momentum v + rate * (clip(g) + weight_decay w);  w <- w - v
 
     with each parameter's own multipliers of rate and decay. The rate stands inside the momentum,
-    as in Caffe: where it drops, earlier and larger steps still ring out.
+    as in Caffe: where it drops, earlier and larger steps still ring out. What is frozen has no
+    part in the norm that is clipped.
     """
 
+    def freeze(updates, params):
+        rates, _ = multipliers(params, config, partial_bn)
+        return jax.tree.map(lambda update, rate: update * (rate > 0), updates, rates)
+
     def decay(updates, params):
-        _, decays = multipliers(params, config)
+        _, decays = multipliers(params, config, partial_bn)
         return jax.tree.map(
             lambda g, w, factor: g + config.weight_decay * factor * w, updates, params, decays
         )
 
     def scale(updates, params):
-        rates, _ = multipliers(params, config)
+        rates, _ = multipliers(params, config, partial_bn)
         return jax.tree.map(lambda update, factor: factor * update, updates, rates)
 
     return optax.chain(
+        optax.stateless(freeze),
         optax.clip_by_global_norm(config.clip_norm),
         optax.stateless(decay),
         optax.stateless(scale),

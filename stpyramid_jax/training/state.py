@@ -22,8 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: updates done so far.
       params: what the optimizer moves.
-      collections: the other collections of the model: `sketch`, which nothing moves, and
-        `batch_stats`, which the forward pass moves.
+      collections: the other collections of the model: `sketch` and `units`, which nothing moves,
+        and `batch_stats`, which the forward pass moves.
       opt_state: of the optimizer.
     """
 
@@ -58,7 +58,7 @@ def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         collections=variables,
-        opt_state=make_optimizer(experiment.optimizer).init(params),
+        opt_state=make_optimizer(experiment.optimizer, experiment.model.partial_bn).init(params),
     )
 
 

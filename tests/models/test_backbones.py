@@ -1,4 +1,7 @@
-"""The backbones against independent forwards, their units, and what a position of a map sees."""
+"""What every backbone keeps to: names, sizes, counts, dtypes, statistics, memory, its documents."""
+
+import functools
+import re
 
 import cv2
 import jax
@@ -6,18 +9,260 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stpyramid_jax.models.backbones import BACKBONES
-from stpyramid_jax.models.pretrained import load_arrays
+from stpyramid_jax.models import backbones, pyramid
+from stpyramid_jax.models.backbones import BACKBONES, CAFFE, IMAGENET, TSN, Backbone
+from tests.conftest import ROOT
 
 RNG = np.random.default_rng(0)
+PAGE = (ROOT / "docs" / "backbones.md").read_text()
+
+# One of each kind; ResNets differ in their table and in the kind of block.
+KINDS = ("bn_inception", "vgg16", "vgg16_bn", "resnet18", "resnet50", "squeezenet", "convnet")
+WITH_NORMS = ("bn_inception", "vgg16_bn", "resnet50", "convnet")
+WITH_HEADS = tuple(name for name in BACKBONES if name != "convnet")
 
 
-def convolve(x, kernel, bias, stride=1):
+@functools.cache
+def shapes_of(name, size=(224, 224), channels=3, **fields):
+    """(shape of the output, shapes of the variables), computing nothing."""
+    image = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+    module = BACKBONES[name].module(**fields)
+    output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
+    return output.shape, variables
+
+
+def paths_of(tree):
+    return ["/".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(tree)]
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def built(name, channels=3):
+    """(module, variables) that keep features at the size of the input, none of them at its start.
+
+    The running averages are those of no batch.
+    """
+    _, shapes = shapes_of(name, channels=channels)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            return RNG.standard_normal(leaf.shape, np.float32) * np.sqrt(
+                2 / np.prod(leaf.shape[:-1])
+            )
+        return RNG.uniform(0.5, 1.5, leaf.shape) - (name in ("bias", "mean"))
+
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    return BACKBONES[name].module, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables)
+
+
+def image_of(size, channels=3, batch=2):
+    return jnp.asarray(RNG.normal(size=(batch, *size, channels)), jnp.float32)
+
+
+# Names and counts
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_names_follow_the_rules(name):
+    """Cross-modality initialisation and partial batch normalisation go by these names."""
+    _, variables = shapes_of(name)
+    params = paths_of(variables["params"])
+    first = [path for path in params if re.fullmatch(r"conv1(_1)?/kernel", path)]
+    assert len(first) == 1
+    norms = {path.removesuffix("/scale") for path in params if path.endswith("/scale")}
+    assert all(norm.split("/")[-1].startswith("norm") for norm in norms)
+    statistics = set(paths_of(variables.get("batch_stats", {})))
+    assert statistics == {f"{norm}/{leaf}" for norm in norms for leaf in ("mean", "var")}
+    rest = {path for path in params if path.rsplit("/", 1)[0] not in norms}
+    assert all(path.endswith(("/kernel", "/bias")) for path in rest)
+    assert not any("norm" in path for path in rest)
+    firsts = [norm for norm in norms if re.match(r"norm1(_1)?$", norm)]
+    assert len(firsts) == bool(norms)
+    assert name in WITH_NORMS or "resnet" in name or not norms
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_flow_in_bfloat16_changes_the_first_kernel_only(name):
+    """Parameters and statistics stay float32; one kernel sees the channels of the image."""
+    (_, rgb), (_, flow) = shapes_of(name), shapes_of(name, channels=20, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(flow)} == {jnp.dtype("float32")}
+    leaves = zip(paths_of(rgb), jax.tree.leaves(rgb), jax.tree.leaves(flow), strict=True)
+    changed = {path: b.shape[2] for path, a, b in leaves if a.shape != b.shape}
+    assert len(changed) == 1
+    assert re.fullmatch(r"params/conv1(_1)?/kernel", *changed)
+    assert list(changed.values()) == [20]
+
+
+def test_bn_inception_has_69_norms():
+    _, variables = shapes_of("bn_inception")
+    assert len(paths_of(variables["batch_stats"])) == 2 * 69
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("bn_inception", 11_295_240),
+        ("vgg16", 138_357_544),
+        ("vgg16_bn", 138_365_992),
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("squeezenet", 1_235_496),
+    ],
+)
+def test_parameters_with_the_head_of_imagenet_are_as_many_as_published(name, published):
+    scores, variables = shapes_of(name, num_classes=1000)
+    assert scores == (2, 1000)
+    assert count(variables["params"]) == published
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_smallest_side_is_that_of_the_page(name):
+    smallest = int(rows_of_page()[name][4])
+    assert shapes_of(name, (smallest, smallest))[0][1:3] == (1, 1)
+    if smallest > 1:
+        assert shapes_of(name, (smallest - 1, 64))[0][1] == 0
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_height_and_width_are_apart_and_any(name):
+    wide, tall = shapes_of(name, (45, 76))[0], shapes_of(name, (76, 45))[0]
+    assert (wide[1], wide[2]) == (tall[2], tall[1])
+    assert wide[1] < wide[2]
+
+
+def test_bn_inception_sees_every_position_of_an_odd_map():
+    """Where 3c halves an odd map, its pool has the positions of the convolutions, none invented."""
+    x = image_of((9, 9), channels=320, batch=1)
+    block = backbones.bn_inception.Inception(
+        None, (128, 160), (64, 96), None, max_pool=False, running=True, dtype=None
+    )
+    pooled = jax.jit(block.init_with_output)(jax.random.key(0), x)[0][0, :, :, -320:]
+    expected = [
+        [x[0, i : i + 3, j : j + 3].max((0, 1)) for j in range(0, 9, 2)] for i in range(0, 9, 2)
+    ]
+    np.testing.assert_array_equal(pooled, np.array(expected))
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", WITH_NORMS)
+def test_partial_bn_moves_the_first_statistics_only(name):
+    make, variables = built(name)
+    image = image_of((32, 32), batch=4)
+
+    def updates(partial_bn):
+        module = make(partial_bn=partial_bn)
+        step = jax.jit(lambda x: module.apply(variables, x, True, mutable=["batch_stats"])[1])
+        before, after = variables["batch_stats"], step(image)["batch_stats"]
+        moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after))
+        return {path for path, changed in zip(paths_of(before), moved, strict=True) if changed}
+
+    everything = set(paths_of(variables["batch_stats"]))
+    first = {path for path in everything if re.match(r"norm1(_1)?/", path)}
+    assert updates(True) == first
+    if name == "convnet":  # the others against PyTorch, in test_parity.py
+        assert updates(False) == everything
+
+
+@pytest.mark.parametrize("name", ["vgg16", "squeezenet"])
+def test_class_scores_drop_out_in_training_only(name):
+    make, _ = built(name)
+    module = make(num_classes=2)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    jax.eval_shape(module.apply, variables, image)
+    with pytest.raises(Exception, match="PRNG"):
+        jax.eval_shape(lambda v, x: module.apply(v, x, True), variables, image)
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "resnet18"])
+def test_bfloat16_is_near_float32(name):
+    """bfloat16 rounds by up to 2**-9; through this many layers the maps still agree to some 2 %."""
+    make, variables = built(name)
+    image = image_of((48, 48))
+    forward = [jax.jit(make(dtype=dtype).apply)(variables, image) for dtype in (None, jnp.bfloat16)]
+    full, half = (np.asarray(x, np.float32) for x in forward)
+    assert forward[1].dtype == jnp.bfloat16
+    difference = np.sqrt(np.square(full - half).mean() / np.square(full).mean())
+    assert 1e-4 < difference < 0.03
+
+
+def test_statistics_in_bfloat16_are_those_in_float32():
+    """A mean far from zero: bfloat16 sums would lose the variance of what lies around it."""
+    layer = backbones.layers.norm(False, jnp.bfloat16, "norm1")
+    x = jnp.asarray(RNG.normal(8, 1, (4, 64, 64, 1)), jnp.bfloat16)
+    _, variables = layer.init_with_output(jax.random.key(0), x)
+    output, updates = layer.apply(variables, x, mutable=["batch_stats"])
+    expected = np.asarray(x, np.float64)
+    assert output.dtype == jnp.bfloat16
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * expected.var(), rtol=1e-4)
+
+
+# Recomputing
+
+
+def kept(name, remat):
+    """Bytes that a training step keeps from the forward for the backward pass."""
+    module = BACKBONES[name].module(remat=remat)
+    image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    _, variables = shapes_of(name)
+
+    def backward(params, rest, image):
+        def forward(params):
+            return module.apply({"params": params, **rest}, image, True, mutable=["batch_stats"])
+
+        return jax.vjp(forward, params, has_aux=True)[1]
+
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    residuals = jax.tree.leaves(jax.eval_shape(backward, variables["params"], rest, image))
+    return sum(x.size * x.dtype.itemsize for x in residuals) - 4 * count(variables["params"])
+
+
+@pytest.mark.parametrize("name", ["bn_inception", "vgg16_bn", "resnet50", "squeezenet", "convnet"])
+def test_remat_keeps_less_under_the_same_names(name):
+    assert jax.tree.structure(shapes_of(name, remat=True)) == jax.tree.structure(shapes_of(name))
+    assert kept(name, remat=True) < 0.7 * kept(name, remat=False)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnet"])
+def test_remat_changes_no_gradient(name):
+    make, variables = built(name)
+    image, rest = image_of((17, 17)), {key: variables[key] for key in variables if key != "params"}
+
+    def gradients(remat):
+        def loss(params):
+            variables = {"params": params, **rest}
+            x, updates = make(remat=remat).apply(variables, image, True, mutable=["batch_stats"])
+            return jnp.square(x).mean(), updates
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    def agree(ours, expected):
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+    jax.tree.map(agree, gradients(remat=True), gradients(remat=False))
+
+
+# SqueezeNet without PyTorch
+
+
+def convolve(x, kernel, bias, stride=1, same=True):
     """[H, W, C], zeros around as SAME does: one more after than before where the sum is odd."""
     size = kernel.shape[0]
     pads = []
     for length in x.shape[:2]:
-        total = max((-(-length // stride) - 1) * stride + size - length, 0)
+        total = max((-(-length // stride) - 1) * stride + size - length, 0) if same else 0
         pads.append((total // 2, total - total // 2))
     padded = np.pad(x, [*pads, (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))
@@ -30,7 +275,7 @@ def max_pool(x):
 
 
 def squeezenet(arrays, image):
-    """SqueezeNet 1.1 from its paper and the layout of its arrays: [H, W, 3] -> fire9."""
+    """SqueezeNet 1.1 from its paper, with the padding of its public arrays: [H, W, 3] -> fire9."""
 
     def layer(x, name, stride=1):
         kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
@@ -45,71 +290,52 @@ def squeezenet(arrays, image):
     return x
 
 
-def tree_of(arrays):
-    """`a/b/c` names as nested dictionaries; the classifier is not the backbone's."""
+def nested(arrays):
+    """`a/b/c` names as nested dictionaries."""
     tree = {}
     for name, array in arrays.items():
-        if not name.startswith("conv10"):
-            *path, last = name.split("/")
-            branch = tree
-            for part in path:
-                branch = branch.setdefault(part, {})
-            branch[last] = array
+        *path, last = name.split("/")
+        functools.reduce(lambda branch, part: branch.setdefault(part, {}), path, tree)[last] = array
     return tree
 
 
-def agree(arrays, image):
-    """Both forwards of RGB bytes; the independent one writes out BGR and its means itself."""
-    backbone = BACKBONES["squeezenet"]
-    forward = jax.jit(lambda params, x: backbone.module().apply({"params": params}, x))
-    actual = forward(tree_of(arrays), backbone.normalize_rgb(jnp.asarray(image)[None]))[0]
-    bgr = image[..., ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32)
-    expected = squeezenet(arrays, bgr)
-    assert actual.shape == expected.shape
-    assert expected.max() > 0
-    np.testing.assert_allclose(actual, expected, atol=1e-3 * expected.max())
-    return expected
-
-
 def test_squeezenet_is_its_paper():
-    shapes = jax.eval_shape(
-        BACKBONES["squeezenet"].module().init, jax.random.key(0), jnp.ones((1, 50, 47, 3))
-    )
-    arrays = {
-        "/".join(key.key for key in path): RNG.normal(size=leaf.shape).astype(np.float32)
-        * np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"])
-    }
-    # Odd and even sides: SAME pads them differently.
-    agree(arrays, RNG.integers(0, 256, (50, 47, 3)).astype(np.uint8))
+    """At 112 pixels what SAME pads is seen by no pool."""
+    make, variables = built("squeezenet")
+    leaves = jax.tree.leaves(variables["params"])
+    arrays = dict(zip(paths_of(variables["params"]), map(np.asarray, leaves), strict=True))
+    image = image_of((112, 112), batch=1)
+    expected = squeezenet(arrays, np.asarray(image[0]))
+    actual = jax.jit(make().apply)(variables, image)[0]
+    assert actual.shape == expected.shape == (6, 6, 512)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.max())
 
 
 def test_squeezenet_with_imagenet_weights_sees_the_horizontal_bar(real):
-    """ImageNet's class 602 comes first in a clip of pull-ups."""
-    arrays = load_arrays(real.parent / "weights" / "squeezenet1_1_imagenet.npz")
+    """ImageNet's class 602 comes first in a clip of pull-ups; the arrays are for BGR."""
+    with np.load(real.parent / "weights" / "squeezenet1_1_imagenet.npz") as file:
+        arrays = dict(file)
     video = cv2.VideoCapture(str(real / "ucf10/videos/PullUps/v_PullUps_g04_c01.avi"))
     ok, frame = video.read()
     video.release()
     assert ok
-    features = agree(arrays, cv2.resize(frame[:, 40:280], (224, 224))[..., ::-1])
+    bgr = cv2.resize(frame[:, 40:280], (224, 224)).astype(np.float32) - np.float32(CAFFE.mean[::-1])
+    features = squeezenet(arrays, bgr)
     scores = np.maximum(convolve(features, arrays["conv10/kernel"], arrays["conv10/bias"]), 0)
-    assert scores.mean((0, 1)).argmax() == 602
+    module = BACKBONES["squeezenet"].module(num_classes=1000)
+    actual = jax.jit(module.apply)({"params": nested(arrays)}, bgr[None])[0]
+    np.testing.assert_allclose(actual, scores.mean((0, 1)), atol=1e-3 * scores.max())
+    assert actual.argmax() == 602
 
 
-@pytest.mark.parametrize(("side", "expected"), [(224, 13), (112, 6)])
-def test_squeezenet_maps_have_their_published_size(side, expected):
-    backbone = BACKBONES["squeezenet"].module()
-    shape = jax.eval_shape(
-        backbone.init_with_output, jax.random.key(0), jnp.ones((2, side, side, 20))
-    )[0].shape
-    assert shape == (2, expected, expected, 512)
+# ConvNet
 
 
 @pytest.fixture(scope="module")
 def convnet():
-    """(module, variables) for images of two channels."""
+    """(module, variables) for images of two channels, without offsets."""
     module = BACKBONES["convnet"].module()
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((2, 16, 16, 2)))
+    shapes = shapes_of("convnet", (16, 16), channels=2)[1]
 
     def fill(path, leaf):
         if path[-1].key == "kernel":
@@ -122,7 +348,6 @@ def convnet():
 def test_a_position_of_convnet_sees_31_pixels(convnet):
     """The gradient of one position of the map reaches a window of 31 x 31 and nothing beyond."""
     module, variables = convnet
-    image = jnp.asarray(RNG.normal(size=(1, 64, 64, 2)), jnp.float32)
 
     @jax.jit
     @jax.value_and_grad
@@ -131,34 +356,90 @@ def test_a_position_of_convnet_sees_31_pixels(convnet):
         assert features.shape == (1, 8, 8, 64)
         return features[0, 4, 4].sum()
 
-    rows, columns = np.nonzero(np.abs(position(image)[1][0]).sum(-1))
+    gradient = position(image_of((64, 64), channels=2, batch=1))[1]
+    rows, columns = np.nonzero(np.abs(gradient[0]).sum(-1))
     assert np.ptp(rows) == np.ptp(columns) == 30
 
 
 def test_convnet_normalizes_by_the_batch_in_training_only(convnet):
     module, variables = convnet
-    image = jnp.asarray(RNG.normal(size=(2, 16, 16, 2)), jnp.float32)
-    quiet, _ = module.apply(variables, image, True, mutable=["batch_stats"])
-    loud, moved = module.apply(variables, image * 10, True, mutable=["batch_stats"])
+    apply = jax.jit(functools.partial(module.apply, mutable=["batch_stats"]), static_argnums=2)
+    image = image_of((16, 16), channels=2)
+    quiet, _ = apply(variables, image, True)
+    loud, moved = apply(variables, image * 10, True)
     np.testing.assert_allclose(loud, quiet, atol=0.02)
     assert moved["batch_stats"]["norm1"]["var"].min() > 1
-    tested = module.apply(variables, image)
-    np.testing.assert_allclose(module.apply(variables, image * 10), tested * 10, rtol=1e-3)
+    tested, _ = apply(variables, image, False)
+    np.testing.assert_allclose(apply(variables, image * 10, False)[0], tested * 10, rtol=1e-3)
+
+
+# Units and documents
+
+
+def test_units_are_those_of_the_weights():
+    """torchvision divides bytes by 255 first; Caffe and TSN subtract BGR means from bytes."""
+    rgb = np.array([255.0, 0.0, 100.0])
+    expected = (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose((rgb - IMAGENET.mean) * IMAGENET.scale, expected)
+    assert CAFFE.mean[::-1] == (103.939, 116.779, 123.68)
+    assert TSN.mean[::-1] == (104, 117, 123)
+    assert CAFFE.scale == TSN.scale == (1, 1, 1)
+
+
+def rows_of_page():
+    rows = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `")]
+    return {row[0].strip(" `"): [cell.strip(" `") for cell in row[1:]] for row in rows}
+
+
+def test_the_page_lists_every_backbone():
+    assert list(rows_of_page()) == list(BACKBONES)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_mirrored_flow_is_the_exact_negative(name):
-    """The flip of the pipeline turns a byte b of the x field into 255 - b."""
-    normalize = BACKBONES[name].normalize_flow
-    flow = jnp.arange(256, dtype=jnp.uint8)[None]
-    np.testing.assert_array_equal(normalize(255 - flow), -normalize(flow))
-    assert normalize(flow).dtype == jnp.float32
+def test_the_page_is_right(name):
+    layer, size, trunk, with_head, _, units, _ = rows_of_page()[name]
+    shape, variables = shapes_of(name)
+    assert f"{shape[1]} x {shape[2]} x {shape[3]}" == size
+    assert f"{count(variables['params']):,}" == trunk
+    if name in WITH_HEADS:
+        assert f"{count(shapes_of(name, num_classes=1000)[1]['params']):,}" == with_head
+    if units in ("IMAGENET", "TSN"):
+        assert BACKBONES[name].units == getattr(backbones, units)
+    assert layer in variables["params"] or {layer} == {
+        path.split("/")[0] for path in paths_of(variables["params"]) if path.startswith(layer)
+    }
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_rgb_bytes_become_the_units_of_the_weights(name):
-    backbone = BACKBONES[name]
-    image = jnp.asarray([[[255, 0, 100]]], jnp.uint8)
-    ordered = np.array([255.0, 0.0, 100.0])[list(backbone.channels)]
-    expected = (ordered - np.array(backbone.mean)) * backbone.scale
-    np.testing.assert_allclose(backbone.normalize_rgb(image)[0, 0], expected, rtol=1e-6)
+def added_backbone():
+    """The backbone that the page adds: its code and its line of the table, as they stand there."""
+    module, line = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {"Backbone": Backbone, "IMAGENET": IMAGENET}
+    exec(module, names)
+    return eval(f"{{{line}}}", names)["alexnet"]
+
+
+def test_the_added_backbone_is_like_the_others():
+    """That its maps are those of torchvision is seen in test_parity.py."""
+    added = added_backbone()
+    assert added.units == IMAGENET
+    image = jax.ShapeDtypeStruct((2, 224, 224, 20), jnp.float32)
+    for fields in ({}, {"remat": True}, {"partial_bn": True, "dtype": jnp.bfloat16}):
+        module = added.module(**fields)
+        output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
+        assert output.shape == (2, 13, 13, 256)
+        assert output.dtype == fields.get("dtype", jnp.float32)
+        layers = {f"conv{n}/{leaf}" for n in range(1, 6) for leaf in ("kernel", "bias")}
+        assert set(paths_of(variables["params"])) == layers
+
+
+def test_a_pyramid_takes_the_added_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "alexnet", added_backbone())
+    monkeypatch.setitem(pyramid._CHOICES, "backbone", tuple(BACKBONES))
+    model = pyramid.create_model(pyramid.ModelConfig(num_classes=5, backbone="alexnet"))
+    inputs = {"rgb": np.zeros((2, 96, 96, 3), np.uint8), "flow": np.zeros((2, 3, 96, 96, 20))}
+    outputs, variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), inputs, train=False)
+    )
+    assert outputs.logits.shape == (2, 5)
+    assert outputs.attention.shape == (2, 5, 5)
+    assert variables["params"]["temporal"]["conv1"]["kernel"].shape == (11, 11, 20, 64)

@@ -1,13 +1,15 @@
 """The modules around the operator: where sketches live, and what attention does with guidance."""
 
 import flax.errors
+import flax.linen as nn
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stpyramid_jax.models.fusion import STCB, Attention, unit_rms
+from stpyramid_jax.models.fusion import STCB, Attention, over_lines, unit_rms
+from stpyramid_jax.ops.attention import attention_pool
 from stpyramid_jax.ops.stcb import Sketch, stcb
 
 RNG = np.random.default_rng(0)
@@ -65,20 +67,55 @@ def test_unit_rms_is_of_each_location():
 def test_attention_without_a_difference_in_guidance_is_average_pooling():
     features = jnp.asarray(RNG.normal(size=(2, 3, 4, 5)), jnp.float32)
     guidance = jnp.broadcast_to(jnp.asarray(RNG.normal(size=(2, 1, 1, 7))), (2, 3, 4, 7))
-    (pooled, weights), _ = Attention().init_with_output(jax.random.key(0), features, guidance)
+    scores, _ = Attention().init_with_output(jax.random.key(0), guidance)
+    pooled, weights = attention_pool(features, scores)
     np.testing.assert_allclose(weights, 1 / 12, rtol=1e-5)
     np.testing.assert_allclose(pooled, features.mean((1, 2)), atol=1e-5)
 
 
 def test_attention_is_the_two_layers_of_the_paper():
     """conv 1x1 to 64, ReLU, conv 1x1 to 1: 131,136 and 65 parameters for 2048 bins."""
-    features, guidance = jnp.ones((1, 2, 2, 5)), jnp.ones((1, 2, 2, 2048))
-    (_, weights), variables = jax.eval_shape(
-        Attention().init_with_output, jax.random.key(0), features, guidance
-    )
+    guidance = jnp.ones((1, 2, 2, 2048))
+    scores, variables = jax.eval_shape(Attention().init_with_output, jax.random.key(0), guidance)
     count = {
         name: sum(leaf.size for leaf in jax.tree.leaves(layer))
         for name, layer in variables["params"].items()
     }
     assert count == {"hidden": 131_136, "score": 65}
-    assert weights.shape == (1, 2, 2)
+    assert scores.shape == (1, 2, 2)
+
+
+class Level(nn.Module):
+    """A level with sketches and parameters, over lines or over whole maps."""
+
+    lines: bool
+
+    @nn.compact
+    def __call__(self, *maps):
+        return over_lines(Level.scores, self, *maps) if self.lines else self.scores(*maps)
+
+    def scores(self, *maps):
+        return Attention(name="attention")(jnp.tanh(STCB(16, 0, 2, name="stcb")(maps)))
+
+
+@pytest.mark.parametrize("guide", [(2, 3, 4, 5), (2, 1, 1, 5)], ids=["map", "vector"])
+def test_over_lines_is_the_level_over_whole_maps(guide):
+    """The same variables, values and gradients."""
+    maps = [jnp.asarray(RNG.normal(size=shape), jnp.float32) for shape in ((2, 3, 4, 6), guide)]
+    whole, variables = Level(lines=False).init_with_output(jax.random.key(0), *maps)
+    lined, same = Level(lines=True).init_with_output(jax.random.key(0), *maps)
+    assert jax.tree.structure(variables) == jax.tree.structure(same)
+    np.testing.assert_allclose(lined, whole, atol=1e-6)
+
+    def gradients(lines):
+        def loss(params, *maps):
+            given = {**variables, "params": params}
+            return (Level(lines).apply(given, *maps) ** 2).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(variables["params"], *maps)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradients(True),
+        gradients(False),
+    )

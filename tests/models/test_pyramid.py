@@ -123,7 +123,7 @@ def test_streams_of_a_are_the_single_stream_models(stream):
     mine = {
         collection: {key: value for key, value in tree.items() if key.startswith(stream)}
         for collection, tree in variables.items()
-    }
+    } | {"units": variables["units"]}
     alone = single.apply(mine, inputs, train=False).logits
     np.testing.assert_allclose(forward(inputs).streams[stream], alone, atol=1e-5)
 

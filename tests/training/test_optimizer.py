@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from stpyramid_jax.models.backbones import BACKBONES
 from stpyramid_jax.training.optimizer import OptimizerConfig, make_optimizer, multipliers, schedule
 
 
@@ -56,6 +57,40 @@ def test_batch_normalisation_learns_at_the_common_rate_and_does_not_decay():
     rates, decays = multipliers(params, OptimizerConfig(learning_rate=1.0))
     assert rates["spatial"]["norm1"] == {"scale": 1.0, "bias": 1.0}
     assert decays["spatial"]["norm1"] == {"scale": 0.0, "bias": 0.0}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_parameter_of_every_backbone_has_a_rule(backbone):
+    """With partial batch norm the first norm of a stream learns and all other norms do not."""
+    network = BACKBONES[backbone].module()
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 64, 64, 3)))["params"]
+    solver = OptimizerConfig(learning_rate=1.0)
+    for partial_bn in (False, True):
+        rates, decays = multipliers({"spatial": shapes}, solver, partial_bn)
+        flat = {
+            "/".join(key.key for key in path): pair
+            for path, pair in jax.tree_util.tree_leaves_with_path(
+                jax.tree.map(lambda *pair: pair, rates["spatial"], decays["spatial"]),
+                is_leaf=lambda x: type(x) is tuple,
+            )
+        }
+        for path, (rate, decay) in flat.items():
+            layer, name = path.split("/")[-2:]
+            norm = layer.startswith("norm")
+            assert decay == (1 if name == "kernel" else 0), path
+            if norm and partial_bn:
+                assert rate == (path.split("/")[0] in ("norm1", "norm1_1")), path
+            else:
+                assert rate == (2 if name == "bias" and not norm else 1), path
+
+
+def test_what_is_frozen_has_no_part_in_clipping():
+    params = {"spatial": {f"norm{k}": {"scale": np.ones(1, np.float32)} for k in (1, 2)}}
+    solver = OptimizerConfig(learning_rate=1.0, clip_norm=1.0)
+    optimizer = make_optimizer(solver, partial_bn=True)
+    gradients = jax.tree.map(lambda x: 100 * x, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    assert updates["spatial"] == {"norm1": {"scale": -1.0}, "norm2": {"scale": 0.0}}
 
 
 def test_schedule_warms_up_and_drops():

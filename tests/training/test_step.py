@@ -15,11 +15,11 @@ from stpyramid_jax.training.state import TrainState
 from stpyramid_jax.training.step import train_step
 
 
-def model_of(name, **fields):
+def model_of(name, backbone="convnet", **fields):
     return create_model(
         ModelConfig(
             num_classes=5,
-            backbone="convnet",
+            backbone=backbone,
             snippet_length=2,
             sketch_dims=(32, 32, 64),
             head_std=0.1,
@@ -43,7 +43,8 @@ def batch_of(model, rows=8, seed=0):
 @functools.cache
 def compiled(model):
     """A fresh state, and the step, both compiled once for all tests of a model."""
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, clip_norm=1.0))
+    solver = OptimizerConfig(learning_rate=0.1, clip_norm=1.0)
+    optimizer = make_optimizer(solver, model.config.partial_bn)
 
     def init(key, batch):
         variables = dict(model.init(key, batch, train=False))
@@ -149,3 +150,26 @@ def test_dropout_differs_from_step_to_step_and_repeats_with_the_key():
     assert first == again
     still = model_of("spatial", dropout=0.0)
     assert run(still, batch_of(still), steps=1)[1] != first[:1]
+
+
+@pytest.mark.parametrize("backbone", ["convnet", "resnet18"])
+def test_partial_batch_norm_moves_the_first_norm_only(backbone):
+    """Scale, offset and statistics of all others stay, bit for bit; their convolutions learn."""
+    model = model_of("A", backbone=backbone, partial_bn=True)
+    (before, after), _ = run(model, batch_of(model))
+    for stream in ("spatial", "temporal"):
+        moved = {}
+        for tree in ("params", "batch_stats"):
+            pair = (before.variables[tree][stream], after.variables[tree][stream])
+            for path, still in jax.tree_util.tree_leaves_with_path(jax.tree.map(equal, *pair)):
+                moved["/".join(key.key for key in path)] = not still
+        norms = {path: value for path, value in moved.items() if "norm" in path}
+        assert {path for path, value in norms.items() if value} == {
+            f"norm1/{name}" for name in ("scale", "bias", "mean", "var")
+        }
+        assert len(norms) > 4
+        assert all(value for path, value in moved.items() if "norm" not in path)
+
+
+def equal(a, b):
+    return bool((a == b).all())

@@ -1,0 +1,103 @@
+"""Weights into the streams of a fresh run and out of those of a trained one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stpyramid_jax.experiment import load_experiment
+from stpyramid_jax.models.pretrained import (
+    INPUTS,
+    Weights,
+    init_streams,
+    load_weights,
+    save_weights,
+    weights_of,
+    weights_per_stream,
+)
+from stpyramid_jax.models.pyramid import ModelConfig
+from stpyramid_jax.progress import say
+from stpyramid_jax.training.checkpoint import load_variables
+from stpyramid_jax.training.sharding import make_mesh
+from stpyramid_jax.training.state import TrainState
+
+
+def read_weights(spec: str, config: ModelConfig) -> dict[str, Weights]:
+    """Weights by stream of `training.weights`; a source is a workdir, a file or a known name.
+
+    Raises:
+      ValueError: a source cannot be read or is of another backbone, or a run lacks the stream.
+    """
+    used = {"spatial": config.uses_rgb, "temporal": config.uses_flow}
+    sources = weights_per_stream(spec, tuple(name for name, uses in used.items() if uses))
+    return {
+        stream: stream_of_run(Path(source), stream, config.backbone)
+        if Path(source).is_dir()
+        else load_weights(source, config.backbone)
+        for stream, source in sources.items()
+    }
+
+
+def stream_of_run(workdir: Path, stream: str, backbone: str) -> Weights:
+    """A stream as an earlier run left it, whatever else that run trained.
+
+    Raises:
+      ValueError: the folder holds no checkpoint, or one of another backbone or without the stream.
+    """
+    experiment, _ = load_experiment(workdir)
+    if experiment.model.backbone != backbone:
+        raise ValueError(
+            f"weights {workdir}: of {experiment.model.backbone}; the model's backbone is {backbone}"
+        )
+    variables = stream_variables(load_variables(experiment, workdir, make_mesh())[0], stream)
+    if "params" not in variables:
+        other = {"spatial": "temporal", "temporal": "spatial"}[stream]
+        raise ValueError(
+            f"weights {workdir}: that run has no {stream} stream; use it as "
+            f"training.weights='{other}={workdir}'"
+        )
+    return weights_of(variables, str(workdir))
+
+
+def stream_variables(variables: Mapping[str, Any], stream: str) -> dict[str, Any]:
+    """The variables of one stream's backbone, by collection, with the units of its input."""
+    names = {"params": stream, "batch_stats": stream, "units": INPUTS[stream]}
+    return {
+        collection: variables[collection][name]
+        for collection, name in names.items()
+        if name in variables.get(collection, {})
+    }
+
+
+def with_weights(state: TrainState, weights: Mapping[str, Weights]) -> TrainState:
+    """The state with weights in its streams, and lines that say what went where."""
+    variables = jax.tree.map(np.asarray, state.variables)
+    variables, report = init_streams(variables, weights)
+    for line in report:
+        say(f"weights: {line}")
+    params = variables.pop("params")
+    placed = jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding),
+        (params, variables),
+        (state.params, state.collections),
+    )
+    return state.replace(params=placed[0], collections=placed[1])
+
+
+def export_weights(workdir: Path) -> list[Path]:
+    """Writes each stream of a run as `weights/<stream>.safetensors`, in PyTorch's names.
+
+    Raises:
+      ValueError: there is no checkpoint, or the backbone is no network of torchvision or Cadene.
+    """
+    experiment, _ = load_experiment(workdir)
+    variables, _ = load_variables(experiment, workdir, make_mesh())
+    paths = []
+    for stream in set(INPUTS) & set(variables["params"]):
+        path = workdir / "weights" / f"{stream}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_weights(path, stream_variables(variables, stream), experiment.model.backbone)
+        paths.append(path)
+    return sorted(paths)
