@@ -1,28 +1,30 @@
 """`tvl1` beside OpenCV's DualTVL1: seconds a pair and endpoint error, from one run.
 
     python benchmarks/flow.py
+    python benchmarks/flow.py --quick --json=flow.json
 
 Pairs of rendered texture, 340x256, with known motion; both on one core, in turn, medians of the
 repetitions. The motion is exact between pixels, so the error is the method's own.
 """
 
-import argparse
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 os.environ["NPROC"] = "1"
 
-import platform
-import statistics
-import time
+from collections.abc import Iterator
 from typing import Any
 
+import comparison
 import cv2
 import jax
 import numpy as np
+from comparison import Row
 
 from stpyramid_jax import tvl1
 
+PACKAGES = ("jax", "jaxlib", "opencv-contrib-python-headless", "numpy")
+PEER = "OpenCV DualTVL1, one core"
 WIDTH, HEIGHT, EDGE = 340, 256, 20
 
 
@@ -63,37 +65,29 @@ def error(flow: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm(flow - truth, axis=-1)[inner].mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=7)
-    repetitions = parser.parse_args().repetitions
+def compared(quick: bool, repetitions: int) -> Iterator[Row]:
+    """Two rows for each kind of motion: the error and the time of a pair."""
     ours = jax.jit(tvl1)
     contrib: Any = cv2.optflow  # a module that OpenCV's stubs do not describe
     theirs = contrib.DualTVL1OpticalFlow_create()
+    for name, truth in list(motions().items())[: 2 if quick else None]:
+        first, second = texture(truth), texture(0.0)
+        methods = [
+            lambda pair=(first, second): np.asarray(ours(*pair)),
+            lambda pair=(first, second): theirs.calc(*pair, None),
+        ]
+        here, there = (error(run(), truth) for run in methods)
+        yield Row(f"{name}, endpoint error", PEER, here, there, "px")
+        here, there = comparison.in_turn(methods, repetitions)
+        yield Row(f"{name}, a pair", PEER, here, there, "s")
+
+
+def main() -> None:
+    chosen = comparison.options(__doc__)
     cv2.setNumThreads(1)
-    methods = {
-        "ours": lambda a, b: np.asarray(ours(a, b)),
-        "theirs": lambda a, b: theirs.calc(a, b, None),
-    }
-    print(f"{platform.processor() or platform.machine()}, {jax.default_backend()}, one core")
-    print(f"jax {jax.__version__}, OpenCV {cv2.__version__}\n")
-    print(
-        f"{'motion':20} {'error: ours':>12} {'OpenCV':>8} {'s/pair: ours':>13} {'OpenCV':>8} ratio"
-    )
-    for name, truth in motions().items():
-        pair = texture(truth), texture(0.0)
-        errors = {who: error(method(*pair), truth) for who, method in methods.items()}
-        times = {who: [] for who in methods}
-        for _ in range(repetitions):
-            for who, method in methods.items():
-                began = time.perf_counter()
-                method(*pair)
-                times[who].append(time.perf_counter() - began)
-        median = {who: statistics.median(values) for who, values in times.items()}
-        print(
-            f"{name:20} {errors['ours']:12.3f} {errors['theirs']:8.3f} {median['ours']:13.3f} "
-            f"{median['theirs']:8.3f} {median['theirs'] / median['ours']:5.0f}"
-        )
+    rows = list(comparison.tabulated(compared(chosen.quick, chosen.repetitions), PACKAGES))
+    if chosen.json:
+        comparison.write(chosen.json, rows, PACKAGES)
 
 
 if __name__ == "__main__":

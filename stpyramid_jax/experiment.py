@@ -20,6 +20,8 @@ from stpyramid_jax.training.optimizer import OptimizerConfig
 if TYPE_CHECKING:
     from stpyramid_jax.input.tfrecord import Shards
 
+# How a model is computed may change during a run: the parameters are the same.
+_FREE = ("model.dtype", "model.remat")
 # Fields that the data set or another section gives.
 _GIVEN = {"model": ("num_classes",), "input": ("streams", "snippets", "snippet_length")}
 
@@ -199,7 +201,8 @@ def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
     fixed = [
         line
         for key, line in differing.items()
-        if key.split(".")[0] in ("model", "dataset") or key in ("data.split", "input.crop", "seed")
+        if (key.split(".")[0] in ("model", "dataset") and key not in _FREE)
+        or key in ("data.split", "input.crop", "seed")
     ]
     if fixed:
         raise ValueError(

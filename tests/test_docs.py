@@ -1,6 +1,7 @@
 """Every command and every example of the documents, run as it stands there."""
 
 import doctest
+import importlib.util
 import re
 import shlex
 import shutil
@@ -16,6 +17,10 @@ from stpyramid_jax.models.backbones.squeezenet import SqueezeNet
 from stpyramid_jax.ops import stcb
 from tests.conftest import ROOT
 
+# The peer of benchmarks, whose commands are left out where it is not installed. (That of
+# benchmarks/stcb.py is run by its own test.)
+TORCH = importlib.util.find_spec("torch") is not None
+
 SOURCES = (
     "README.md",
     "data/README.md",
@@ -24,6 +29,7 @@ SOURCES = (
     "data/synthesize.py",
     "docs/picture.py",
     "benchmarks/flow.py",
+    *(["benchmarks/backbones.py"] if TORCH else []),
     *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
 )
 UCF10 = (
@@ -52,6 +58,7 @@ SHORTER = {
     ],
     "docs/picture.py": [],
     "benchmarks/flow.py": ["--repetitions=1"],
+    "benchmarks/backbones.py": ["--repetitions=1", "--quick"],
 }
 
 
@@ -70,7 +77,7 @@ def commands():
 def place(tmp_path_factory, sprites) -> Path:
     """A folder with the programs, and the videos, lists and weights that the documents name."""
     place = tmp_path_factory.mktemp("place")
-    for name in ("main.py", "configs", "data", "docs", "benchmarks"):
+    for name in ("main.py", "configs", "data", "docs", "benchmarks", "tests"):
         (place / name).symlink_to(ROOT / name)
     videos = sorted((sprites / "sprites").glob("*/*/*.avi"))
     shutil.copytree(sprites / "sprites", place / "clips", ignore=shutil.ignore_patterns("*.csv"))

@@ -21,11 +21,12 @@ ALLOWED = {
     "models": {"ops"},
     "records": set(),
     "progress": set(),
+    "performance": set(),
     "input": {"records"},
     "preparation": {"ops", "records", "progress"},
     # Sections of an experiment are the configurations of their rooms.
     "experiment": {"input", "models", "training.optimizer", "progress"},
-    "training": {"ops", "models", "input", "experiment", "progress"},
+    "training": {"ops", "models", "input", "experiment", "progress", "performance"},
     "evaluation": {
         "ops",
         "models",
@@ -34,6 +35,7 @@ ALLOWED = {
         "preparation",
         "experiment",
         "progress",
+        "performance",
     },
     "__init__": {"ops", "models"},
 }

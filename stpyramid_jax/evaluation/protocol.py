@@ -14,6 +14,7 @@ from stpyramid_jax.experiment import Experiment, check_workdir, run_record
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
+from stpyramid_jax.performance import compiler_options
 from stpyramid_jax.progress import progress_bar
 from stpyramid_jax.training.checkpoint import load_variables
 from stpyramid_jax.training.sharding import make_mesh, round_up, shard_batch
@@ -45,7 +46,7 @@ def clip_scores(
     Raises:
       ValueError: scores that are not finite.
     """
-    step = jax.jit(functools.partial(forward, model=model))
+    step = jax.jit(functools.partial(forward, model=model), compiler_options=compiler_options())
     totals: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
     for batch in batches:

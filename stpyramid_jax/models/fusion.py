@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from stpyramid_jax.ops.stcb import Sketch, make_sketches, signed_sqrt_l2, stcb
 
@@ -60,10 +60,10 @@ class Attention(nn.Module):
 
 
 def over_lines(
-    level: Callable[..., Float[Array, "B h w ..."]],
+    level: Callable[..., PyTree[Float[Array, "B h w ..."]]],
     module: nn.Module,
     *maps: Float[Array, "B ?h ?w ?C"],
-) -> Float[Array, "B h w ..."]:
+) -> PyTree[Float[Array, "B h w ..."]]:
     """`level(module, *maps)` for a level that treats each position of its maps alone.
 
     Nothing but the maps is kept for the backward pass, which computes the level again: its

@@ -242,14 +242,15 @@ class Pyramid(nn.Module):
             motion = sum(snippets[1:], start=snippets[0])
             motion = motion / config.snippets if config.temporal_fusion == "average" else motion
         else:
-            motion = over_lines(Pyramid._level1, self, *snippets)
-            return self._normalize(motion), self._normalize(motion.mean((-3, -2)))
+            motion, normalized = over_lines(Pyramid._level1, self, *snippets)
+            return normalized, self._normalize(motion.mean((-3, -2)))
         return motion, motion.mean((-3, -2))
 
     def _level1(self, *snippets):
-        """Compact bilinear product of the snippets at each location."""
+        """Compact bilinear product of the snippets at each location, and the same normalised."""
         config = self.config
-        return STCB(config.sketch_dims[0], config.sketch_seed, 1, name="level1")(snippets)
+        motion = STCB(config.sketch_dims[0], config.sketch_seed, 1, name="level1")(snippets)
+        return motion, self._normalize(motion)
 
     def _attend(self, spatial, motion, motion_vector):
         """Level 2: pools the spatial map where its product with motion says so."""

@@ -10,11 +10,11 @@ which is Algorithm 1 of the Spatiotemporal Pyramid Network (Wang et al., CVPR 20
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 
 @functools.partial(
@@ -71,13 +71,15 @@ def count_sketch(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*
     Raises:
       ValueError: `x` is not floating or its last axis is not the sketch's input.
     """
-    return _project(x, sketch).astype(x.dtype)
+    return _apply(lambda bins: bins, x, sketch).astype(x.dtype)
 
 
-def _project(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
-    """`count_sketch`, left in float32 at least.
+def _apply(
+    transform: Callable[[Array], Array], x: Float[Array, "*batch p"], sketch: Sketch
+) -> Shaped[Array, "*batch f"]:
+    """A transform of the last axis of the sketch, which is left in float32 at least.
 
-    The same sums in one of two forms, whichever the backend is built for: CPUs add each feature to
+    The sketch takes one of two forms, whichever the backend is built for: CPUs add each feature to
     its bin, accelerators multiply with the p x d matrix of signs (docs/stcb.md has the figures).
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -90,19 +92,18 @@ def _project(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batc
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # Scattered bins have no sharding of their own, which an explicit mesh asks for.
     explicit = any(axis is not None for axis in jax.typeof(x).sharding.spec)
-    cpu = jax.default_backend() == "cpu"
-    return _scatter(x, sketch) if cpu and not explicit else _multiply(x, sketch)
+    if explicit or jax.default_backend() != "cpu":
+        return transform(_multiply(x, sketch))
+    # As rows through the transform: XLA transposes well what is not reshaped in the same breath.
+    rows = transform(_scatter(x.reshape(-1, dim), sketch))
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
-def _scatter(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
-    """Adds features to bins, features leading: then each is a run of memory, for all of the batch.
-
-    The barrier keeps the sign out of the transposition, which XLA does well only by itself.
-    """
-    signed = jax.lax.optimization_barrier(x * _aligned(sketch.sign.astype(x.dtype), x.ndim))
-    features = signed.reshape(-1, x.shape[-1]).T
-    bins = jnp.zeros((sketch.output_dim, features.shape[1]), x.dtype).at[sketch.hash].add(features)
-    return bins.T.reshape(*x.shape[:-1], sketch.output_dim)
+def _scatter(x: Float[Array, "n p"], sketch: Sketch) -> Float[Array, "n d"]:
+    """Adds features to bins, features leading: then each is a run of memory, for all rows."""
+    signed = jax.lax.optimization_barrier(x * _aligned(sketch.sign.astype(x.dtype), 2))
+    bins = jnp.zeros((sketch.output_dim, x.shape[0]), x.dtype).at[sketch.hash].add(signed.T)
+    return bins.T
 
 
 def _multiply(x: Float[Array, "*batch p"], sketch: Sketch) -> Float[Array, "*batch d"]:
@@ -155,7 +156,7 @@ def stcb(
 
     spectra = []
     for x, sketch in zip(features, sketches, strict=True):
-        spectrum = jnp.fft.rfft(_project(x, sketch))
+        spectrum = _apply(jnp.fft.rfft, x, sketch)
         spectra.append(_aligned(spectrum, rank))
     product = functools.reduce(jnp.multiply, spectra)
     return jnp.fft.irfft(product, n=output_dim).astype(jnp.result_type(*features))

@@ -62,7 +62,7 @@ class Checkpoints:
 
 
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:
-    """Parts that hold arrays: a model without a sketch has no collections to save."""
+    """Parts that hold arrays; orbax refuses to save what holds none."""
     return [name for name in parts if jax.tree.leaves(getattr(state, name))]
 
 

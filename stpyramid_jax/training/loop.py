@@ -7,18 +7,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from stpyramid_jax.experiment import Experiment, check_workdir, run_record, write_record
+from stpyramid_jax.experiment import (
+    Experiment,
+    check_workdir,
+    load_experiment,
+    run_record,
+    write_record,
+)
 from stpyramid_jax.input.pipeline import train_iterator
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import create_model
+from stpyramid_jax.performance import compiler_options
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.training.logging import Interval, RunLog
-from stpyramid_jax.training.optimizer import make_optimizer, schedule
+from stpyramid_jax.training.optimizer import frozen_norms, make_optimizer, schedule
 from stpyramid_jax.training.sharding import make_mesh, replicated, shard_batch
 from stpyramid_jax.training.state import TrainState, abstract_state, init_state
 from stpyramid_jax.training.step import train_step
-from stpyramid_jax.training.weights import read_weights, with_weights
+from stpyramid_jax.training.weights import check_frozen, read_weights, with_weights
 
 
 def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
@@ -51,15 +58,18 @@ def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
         if checkpoints.latest_step is None:
             init = functools.partial(init_state, experiment)
             state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
-            if experiment.training.weights:
-                weights = read_weights(experiment.training.weights, experiment.model)
-                state = with_weights(state, weights)
+            weights = read_weights(experiment.training.weights, experiment.model)
+            check_frozen(experiment.model, state.params, weights)
+            state = with_weights(state, weights) if weights else state
         else:
             state, input_state = checkpoints.restore(target)
             batches.set_state(input_state)
             say(f"resumed from step {int(state.step)} of {experiment.training.steps}")
+            # What the run started from stays on record, whatever is asked for now.
+            began = load_experiment(workdir)[0].training.weights
+            record = record | {"training": record["training"] | {"weights": began}}
         write_record(workdir, record)
-        _describe(state, shards, videos, mesh)
+        _describe(state, shards, videos, mesh, experiment.model.partial_bn)
         with RunLog(workdir, int(state.step), experiment.training.steps) as log:
             return _run(experiment, state, batches, shards, key, mesh, checkpoints, log)
 
@@ -78,6 +88,7 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
             optimizer=make_optimizer(experiment.optimizer, experiment.model.partial_bn),
         ),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
 
     def finite(step, clips, metrics):
@@ -115,9 +126,11 @@ def _run(experiment, state, batches, shards, key, mesh, checkpoints, log) -> Tra
     return state
 
 
-def _describe(state, shards, videos, mesh):
+def _describe(state, shards, videos, mesh, partial_bn):
     devices = mesh.devices.flat
     say(f"devices: {mesh.size} x {devices[0].device_kind} ({devices[0].platform})")
     say(f"data set: {shards.name}, {len(videos)} videos to train on, digest {shards.digest[:12]}")
     for name, part in state.params.items():
         say(f"parameters: {name} {sum(x.size for x in jax.tree.leaves(part)):,}")
+    if partial_bn and (frozen := frozen_norms(state.params)):
+        say(f"frozen: {len(frozen)} scales and offsets of batch normalisation, all but the first")

@@ -71,11 +71,21 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
     return rate
 
 
+def frozen_norms(params: Any) -> list[str]:
+    """Paths of the scales and offsets that partial batch norm freezes."""
+    paths = [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [path for path in paths if re.search(FROZEN, path)]
+
+
+def _path(keys) -> str:
+    return "/" + "/".join(str(key.key) for key in keys)
+
+
 def multipliers(params: Any, config: OptimizerConfig, partial_bn: bool = False) -> tuple[Any, Any]:
     """Per parameter, the multipliers of its learning rate and of its weight decay."""
 
     def rule(path, _):
-        name = "/" + "/".join(str(key.key) for key in path)
+        name = _path(path)
         for pattern, rate, decay in RULES:
             if re.search(pattern, name):
                 if partial_bn and re.search(FROZEN, name):
@@ -106,7 +116,9 @@ def make_optimizer(
 
     def freeze(updates, params):
         rates, _ = multipliers(params, config, partial_bn)
-        return jax.tree.map(lambda update, rate: update * (rate > 0), updates, rates)
+        return jax.tree.map(
+            lambda g, rate: g if rate > 0 else jax.numpy.zeros_like(g), updates, rates
+        )
 
     def decay(updates, params):
         _, decays = multipliers(params, config, partial_bn)

@@ -1,6 +1,6 @@
 """Weights into the streams of a fresh run and out of those of a trained one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stpyramid_jax.models.pretrained import (
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.checkpoint import load_variables
+from stpyramid_jax.training.optimizer import frozen_norms
 from stpyramid_jax.training.sharding import make_mesh
 from stpyramid_jax.training.state import TrainState
 
@@ -38,6 +39,22 @@ def read_weights(spec: str, config: ModelConfig) -> dict[str, Weights]:
         else load_weights(source, config.backbone)
         for stream, source in sources.items()
     }
+
+
+def check_frozen(config: ModelConfig, params: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuses to freeze batch normalisation that has no statistics yet.
+
+    Raises:
+      ValueError: a stream has norms to freeze and starts from scratch.
+    """
+    fresh = set(INPUTS) & set(params) - set(given)
+    frozen = [stream for stream in sorted(fresh) if frozen_norms({stream: params[stream]})]
+    if config.partial_bn and frozen:
+        raise ValueError(
+            f"model.partial_bn=True freezes the batch normalisation of {' and '.join(frozen)}, "
+            "which starts from scratch; give training.weights, or set "
+            "--config.model.partial_bn=False"
+        )
 
 
 def stream_of_run(workdir: Path, stream: str, backbone: str) -> Weights:

@@ -11,6 +11,7 @@ import pytest
 from stpyramid_jax.models.fusion import STCB, Attention, over_lines, unit_rms
 from stpyramid_jax.ops.attention import attention_pool
 from stpyramid_jax.ops.stcb import Sketch, stcb
+from stpyramid_jax.performance import compiler_options
 
 RNG = np.random.default_rng(0)
 X, Y = jnp.asarray(RNG.normal(size=(2, 3, 6)), jnp.float32)
@@ -119,3 +120,33 @@ def test_over_lines_is_the_level_over_whole_maps(guide):
         gradients(True),
         gradients(False),
     )
+
+
+class AttentionLevel(nn.Module):
+    """Level 2 as the pyramid has it, from two maps to the pooled one."""
+
+    @nn.compact
+    def __call__(self, spatial, motion):
+        return attention_pool(spatial, over_lines(AttentionLevel.scores, self, spatial, motion))[0]
+
+    def scores(self, *maps):
+        return Attention(name="attention")(unit_rms(STCB(2048, 0, 2, name="level2")(maps)))
+
+
+def test_attention_takes_no_more_memory_than_twice_its_inputs_and_results():
+    """Forward and backward at the size of model D, as planned by the compiler."""
+    maps = [jax.ShapeDtypeStruct((32, 7, 7, 1024), jnp.float32)] * 2
+    level = AttentionLevel()
+    variables = jax.eval_shape(level.init, jax.random.key(0), *maps)
+
+    def step(variables, cotangent, *maps):
+        def forward(params, *maps):
+            return level.apply({**variables, "params": params}, *maps)
+
+        return jax.vjp(forward, variables["params"], *maps)[1](cotangent)
+
+    cotangent = jax.ShapeDtypeStruct((32, 1024), jnp.float32)
+    compiled = jax.jit(step, compiler_options=compiler_options())
+    plan = compiled.lower(variables, cotangent, *maps).compile().memory_analysis()
+    moved = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    assert plan.temp_size_in_bytes < moved

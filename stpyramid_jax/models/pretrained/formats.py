@@ -127,11 +127,10 @@ def _read_torch(path: Path) -> ArrayFile:
             "damaged, or holds objects besides arrays, which are never loaded; save its state dict "
             "alone"
         ) from error
-    while isinstance(state, dict):  # checkpoints of training keep the weights one level down
-        inner = [state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)]
-        if not inner:
-            break
-        state = inner[0]
+    for _ in range(2):  # checkpoints of training keep the weights one level down, or two
+        if isinstance(state, dict):
+            inner = (state.get("state_dict"), state.get("model"))
+            state = next((level for level in inner if isinstance(level, dict)), state)
     if not isinstance(state, dict):
         raise _Refused(f"holds a {type(state).__name__}, not a dictionary of arrays (a state dict)")
     arrays = {}

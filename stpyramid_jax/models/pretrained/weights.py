@@ -98,6 +98,8 @@ def _units(metadata: Mapping[str, str]) -> Units | None:
         mean, scale = (tuple(float(x) for x in units[key]) for key in ("mean", "scale"))
         if len(mean) != 3 or len(scale) != 3 or not np.isfinite((mean, scale)).all():
             raise ValueError("three finite numbers each")
+        if min(scale) <= 0:
+            raise ValueError("a scale is positive")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its units {metadata['units'][:99]!r} are not as written here") from error
     return Units(mean, scale)
@@ -117,4 +119,6 @@ def _float32(name: str, array: np.ndarray) -> np.ndarray:
     wrong = array.size - np.count_nonzero(np.isfinite(array))
     if wrong:
         raise ValueError(f"{name}: {wrong} of {array.size} values are not finite")
+    if name.endswith("/var") and array.size and array.min() < 0:
+        raise ValueError(f"{name}: {array.min():g} is among its values; variances are not negative")
     return array

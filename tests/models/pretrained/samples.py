@@ -20,10 +20,10 @@ def shapes_of(backbone, num_classes=None, channels=3):
 
 
 def variables_of(backbone, num_classes=None, channels=3, seed=0):
-    """Random float32 variables of a backbone; every value occurs about once."""
+    """Random positive float32 variables of a backbone; every value occurs about once."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
+        lambda leaf: np.abs(rng.standard_normal(leaf.shape, np.float32)),
         dict(shapes_of(backbone, num_classes, channels)),
     )
 
@@ -38,7 +38,7 @@ def small_of(backbone, num_classes=1000):
             shape = (*leaf.shape[:2], *shape[2:])
         elif path == "fc6/kernel":
             shape = (7 * 7 * 2, 3)
-        arrays[path] = rng.standard_normal(shape, np.float32)
+        arrays[path] = np.abs(rng.standard_normal(shape, np.float32))
     return arrays
 
 

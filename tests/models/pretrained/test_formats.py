@@ -209,6 +209,14 @@ def test_without_torch_the_remedy_is_named(tmp_path, name, monkeypatch):
     refused(path, "PyTorch", "not installed", "pip install torch", ".safetensors")
 
 
+def test_a_checkpoint_that_holds_itself_ends(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {}
+    state["state_dict"] = state
+    torch.save(state, tmp_path / "a.pth")
+    assert read_arrays(tmp_path / "a.pth").arrays == {}
+
+
 def test_a_state_that_is_no_dictionary_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save(torch.ones(3), tmp_path / "a.pth")

@@ -59,7 +59,7 @@ def test_a_caffemodel_of_tsn(tmp_path):
             "norm": [(1, 4, 1, 1)] * 4,
             "dense": [(5, 4), (5,)],
         }
-        layers[layer.theirs] = [rng.normal(size=shape) for shape in shapes[layer.kind]]
+        layers[layer.theirs] = [np.abs(rng.normal(size=shape)) for shape in shapes[layer.kind]]
     path = tmp_path / "tsn.caffemodel.v5"
     path.write_bytes(caffemodel(layers))
     weights = load_weights(path, "bn_inception")
@@ -109,6 +109,14 @@ def test_what_is_not_finite_numbers_is_refused(tmp_path, value, word):
     assert str(error.value).startswith(f"weights {path}: ")
 
 
+def test_a_negative_variance_is_refused(tmp_path):
+    state = state_of("resnet18")
+    state["bn1.running_var"] = -state["bn1.running_var"]
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"norm1/var: .*variances are not negative"):
+        load_weights(tmp_path / "a.safetensors", "resnet18")
+
+
 def test_another_network_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file(state_of("resnet18"), path)
@@ -132,7 +140,12 @@ def test_what_is_neither_a_file_nor_a_name_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "units",
-    ["", "[]", "{}", '{"mean": [1, 2], "scale": [1, 1]}', '{"mean": "abc", "scale": [1, 1, 1]}',
+    [
+        "",
+        "[]",
+        "{}",
+        '{"mean": [1, 2, 3], "scale": [1, 1, 0]}',
+        '{"mean": [1, 2], "scale": [1, 1]}', '{"mean": "abc", "scale": [1, 1, 1]}',
      '{"mean": [1, 2, NaN], "scale": [1, 1, 1]}', "[" * 10000],
 )  # fmt: skip
 def test_units_that_nobody_wrote_are_refused(tmp_path, units):
