@@ -1,7 +1,6 @@
 """Every command and every example of the documents, run as it stands there."""
 
 import doctest
-import importlib.util
 import re
 import shlex
 import shutil
@@ -17,10 +16,6 @@ from stpyramid_jax.models.backbones.squeezenet import SqueezeNet
 from stpyramid_jax.ops import stcb
 from tests.conftest import ROOT
 
-# The peer of benchmarks, whose commands are left out where it is not installed. (That of
-# benchmarks/stcb.py is run by its own test.)
-TORCH = importlib.util.find_spec("torch") is not None
-
 SOURCES = (
     "README.md",
     "data/README.md",
@@ -29,7 +24,6 @@ SOURCES = (
     "data/synthesize.py",
     "docs/picture.py",
     "benchmarks/flow.py",
-    *(["benchmarks/backbones.py"] if TORCH else []),
     *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
 )
 UCF10 = (
@@ -58,7 +52,6 @@ SHORTER = {
     ],
     "docs/picture.py": [],
     "benchmarks/flow.py": ["--repetitions=1"],
-    "benchmarks/backbones.py": ["--repetitions=1", "--quick"],
 }
 
 

@@ -24,6 +24,8 @@ from tests.models.test_backbones import added_backbone  # noqa: E402
 from tests.models.torch_bn_inception import BNInception  # noqa: E402 (needs torch)
 from tests.models.torchvision_models import models  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 
 
