@@ -14,7 +14,7 @@ from stpyramid_jax.models.backbones.layers import ceil_max_pool, conv_norm
 
 # Widths: 1x1; 3x3 and its reduction; double 3x3 and its reduction; projection of the pool.
 # A block without the first and the last halves the map.
-_BLOCKS = {
+BLOCKS = {
     "3a": (64, (64, 64), (64, 96), 32),
     "3b": (64, (64, 96), (64, 96), 64),
     "3c": (None, (128, 160), (64, 96), None),
@@ -82,7 +82,7 @@ class BNInception(nn.Module):
         x = nn.relu(conv_norm(x, "2_reduce", 64, 1, running=running, dtype=self.dtype))
         x = nn.relu(conv_norm(x, "2", 192, 3, running=running, dtype=self.dtype))
         x = ceil_max_pool(x)
-        for name, widths in _BLOCKS.items():
+        for name, widths in BLOCKS.items():
             x = block(
                 *widths,
                 max_pool=name == "5b",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from stpyramid_jax.models.backbones.layers import Conv, conv_norm, norm
 
 # Blocks in each of the four stages; from 50 layers on they are bottlenecks.
-_BLOCKS = {
+BLOCKS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         running = not train or self.partial_bn
         x = conv_norm(x, "1", 64, 7, 2, running=not train, dtype=self.dtype, use_bias=False)
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for stage, count in enumerate(_BLOCKS[self.depth]):
+        for stage, count in enumerate(BLOCKS[self.depth]):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = f"layer{stage + 1}_{index}"

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from stpyramid_jax.models.backbones.layers import Conv, conv_norm
 
 # (width, convolutions) of each stage.
-_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 class VGG(nn.Module):
@@ -43,7 +43,7 @@ class VGG(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="fc8")(x)
 
     def _stage(self, x, number, train):
-        width, count = _STAGES[number - 1]
+        width, count = STAGES[number - 1]
         for index in range(1, count + 1):
             suffix = f"{number}_{index}"
             if self.batch_norm:

@@ -101,7 +101,7 @@ def _read_safetensors(path: Path) -> ArrayFile:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:  # bfloat16 is known to NumPy from JAX
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dictionary: it cannot be iterated
         return ArrayFile(arrays, file.metadata() or {})
 
 

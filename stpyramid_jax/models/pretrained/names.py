@@ -14,7 +14,15 @@ standard deviation, which cannot be told from the file).
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from stpyramid_jax.models.backbones import CAFFE, IMAGENET, TSN, Units
+from stpyramid_jax.models.backbones import (
+    CAFFE,
+    IMAGENET,
+    TSN,
+    Units,
+    bn_inception,
+    resnet,
+    vgg,
+)
 
 
 class Layer(NamedTuple):
@@ -72,20 +80,12 @@ _OURS = {"weights": {"/kernel": "kernel", "/bias": "bias"}}
 STEPS = ".num_batches_tracked"
 """Suffix of PyTorch's count of a norm's training steps, of which there is nothing here."""
 
-_RESNET_BLOCKS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-
 
 def _resnet(depth: int) -> Iterator[Layer]:
     yield Layer("conv1", "conv1", "conv")
     yield Layer("norm1", "bn1", "norm")
     bottleneck = depth >= 50
-    for stage, count in enumerate(_RESNET_BLOCKS[depth], 1):
+    for stage, count in enumerate(resnet.BLOCKS[depth], 1):
         for block in range(count):
             ours, theirs = f"layer{stage}_{block}", f"layer{stage}.{block}"
             for i in range(1, 4 if bottleneck else 3):
@@ -100,7 +100,7 @@ def _resnet(depth: int) -> Iterator[Layer]:
 def _vgg_features(batch_norm: bool) -> Iterator[Layer]:
     """torchvision numbers convolutions, norms, ReLUs and pools of `features` alike."""
     index = 0
-    for stage, count in enumerate((2, 2, 3, 3, 3), 1):
+    for stage, (_, count) in enumerate(vgg.STAGES, 1):
         for i in range(1, count + 1):
             yield Layer(f"conv{stage}_{i}", f"features.{index}", "conv")
             if batch_norm:
@@ -148,9 +148,9 @@ def _bn_inception(head: str, separator: str) -> Iterator[Layer]:
     yield from pair("{}{}", "conv1/7x7_s2", "1")
     yield from pair("{}{}", "conv2/3x3_reduce", "2_reduce")
     yield from pair("{}{}", "conv2/3x3", "2")
-    for block in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+    for block, (one, *_) in bn_inception.BLOCKS.items():
         parts = ["3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"]
-        if block not in ("3c", "4e"):  # these two halve the map and pass their pool on as it is
+        if one is not None:  # else the block halves the map and passes its pool on as it is
             parts = ["1x1", *parts, "pool_proj"]
         for part in parts:
             yield from pair(f"inception_{block}/{{}}_{{}}", f"inception_{block}/{part}", part)
@@ -158,7 +158,7 @@ def _bn_inception(head: str, separator: str) -> Iterator[Layer]:
 
 
 def _dialects() -> Iterator[Dialect]:
-    for depth in _RESNET_BLOCKS:
+    for depth in resnet.BLOCKS:
         layers = tuple(_resnet(depth))
         yield Dialect(f"resnet{depth}", "torchvision", layers, _TORCH, IMAGENET)
     for backbone in ("vgg16", "vgg16_bn"):
