@@ -20,9 +20,9 @@ from stpyramid_jax.models.backbones.vgg import adaptive_average_pool
 
 torch = pytest.importorskip("torch")
 
-from tests.models.test_backbones import added_backbone  # noqa: E402
+from tests.models.test_backbones import added_backbone  # noqa: E402 (after the skip without torch)
 from tests.models.torch_bn_inception import BNInception  # noqa: E402 (needs torch)
-from tests.models.torchvision_models import models  # noqa: E402
+from tests.models.torchvision_models import models  # noqa: E402 (needs torch)
 
 pytestmark = pytest.mark.slow
 
