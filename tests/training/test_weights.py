@@ -12,7 +12,12 @@ from stpyramid_jax.models.pretrained import load_weights
 from stpyramid_jax.models.pyramid import named_model
 from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.training.state import init_state
-from stpyramid_jax.training.weights import export_weights, read_weights, with_weights
+from stpyramid_jax.training.weights import (
+    check_frozen,
+    export_weights,
+    read_weights,
+    with_weights,
+)
 
 DATASET = {"name": "none", "digest": "", "classes": ["a", "b"]}
 
@@ -97,3 +102,15 @@ def test_a_backbone_that_pytorch_has_not_is_refused(tmp_path):
     trained(tmp_path, experiment_of("spatial"), seed=1)
     with pytest.raises(ValueError, match="convnet is no network of torchvision"):
         export_weights(tmp_path)
+
+
+def test_norms_without_statistics_are_not_frozen():
+    """A stream with weights may be; one from scratch would keep mean 0 and variance 1 for ever."""
+    experiment = experiment_of("A", partial_bn=True)
+    params = jax.eval_shape(lambda key: init_state(experiment, key), jax.random.key(0)).params
+    with pytest.raises(ValueError, match=r"partial_bn=True freezes .* temporal, which starts from"):
+        check_frozen(experiment.model, params, given={"spatial"})
+    check_frozen(experiment.model, params, given={"spatial", "temporal"})
+    free = experiment_of("A", "squeezenet", partial_bn=True)  # has no norm
+    params = jax.eval_shape(lambda key: init_state(free, key), jax.random.key(0)).params
+    check_frozen(free.model, params, given=())
