@@ -14,11 +14,12 @@ from typing import Any
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-FORMAT = 1
+FORMAT = 2
 """Number of this layout of a prepared folder; `dataset.json` carries it."""
 
-FAMILIES = ("rgb", "flow")
-"""A shard is a file of each: frames and flow fields of the same videos."""
+FAMILIES = ("rgb", "flow", "warped")
+"""A shard is a file of each that was prepared, of the same videos: frames, flow fields, and flow
+fields without the motion of the camera."""
 
 _LENGTH_BYTES = 12  # length and its checksum
 _FOOTER_BYTES = 4

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from stpyramid_jax.records import FAMILIES, FORMAT, decode_example, read_record, shard_file
+from stpyramid_jax.records import FORMAT, decode_example, read_record, shard_file
 
 PARTS = ("train", "test")
 
@@ -37,6 +37,7 @@ class Shards:
 
     Attributes:
       name, classes, splits: of the data set; a label is an index into `classes`.
+      families: of records that were prepared, "rgb" and others of `records.FAMILIES`.
       digest: SHA-256 that names the prepared bytes.
       parameters: of the preparation, all that shaped the bytes.
       videos: one `Video` per row of `videos.csv`; a video's number is its place here.
@@ -51,15 +52,16 @@ class Shards:
         self.name: str = info["name"]
         self.classes: tuple[str, ...] = tuple(info["classes"])
         self.splits: tuple[str, ...] = tuple(info["splits"])
+        self.families: tuple[str, ...] = tuple(info["families"])
         self.digest: str = info["digest"]
         self.parameters: dict = info["parameters"]
         self.videos = _read_videos(self.directory / "videos.csv", self.splits)
         self._shards: int = info["shards"]
         with np.load(self.directory / "index.npz") as index:
-            self._offsets = {family: index[f"{family}_offsets"] for family in FAMILIES}
+            self._offsets = {family: index[f"{family}_offsets"] for family in self.families}
         self._starts = {
-            "rgb": _starts([video.frames for video in self.videos]),
-            "flow": _starts([video.fields for video in self.videos]),
+            family: _starts([self._records(family, video) for video in self.videos])
+            for family in self.families
         }
 
     def select(self, split: str, part: str) -> Int64[np.ndarray, " videos"]:
@@ -98,9 +100,13 @@ class Shards:
         fields = np.stack(self._read("flow", video, start, length, cv2.IMREAD_GRAYSCALE))
         return fields.reshape(length, 2, -1, fields.shape[-1])
 
+    @staticmethod
+    def _records(family: str, video: Video) -> int:
+        return video.frames if family == "rgb" else video.fields
+
     def _read(self, family: str, video: int, start: int, count: int, mode: int):
         about = self.videos[video]
-        total = about.frames if family == "rgb" else about.fields
+        total = self._records(family, about)
         if not (start >= 0 and 1 <= count <= total - start):
             raise ValueError(
                 f"{about.name}: {family} {start}..{start + count - 1} asked, it has 0..{total - 1}"
@@ -146,7 +152,8 @@ def _read_info(directory: Path) -> dict:
         raise ValueError(
             f"{path}: format is {found!r}, this version reads {FORMAT}; prepare the data set again"
         )
-    absent = {"name", "classes", "splits", "digest", "parameters", "shards", "files"} - info.keys()
+    keys = {"name", "classes", "splits", "families", "digest", "parameters", "shards", "files"}
+    absent = keys - info.keys()
     if absent:
         raise ValueError(f"{path}: has no {', '.join(sorted(absent))}; prepare the data set again")
     missing = [name for name in info["files"] if not (directory / name).is_file()]

@@ -1,18 +1,11 @@
 """The preparation of a data set: list, decode, compute flow, write, on all cores."""
 
-import contextlib
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import av
@@ -20,15 +13,14 @@ import cv2
 import jax
 import numpy as np
 
-from stpyramid_jax.preparation import shards
+from stpyramid_jax.preparation import output, shards
 from stpyramid_jax.preparation.annotations import Annotations, ListedVideo, read_folder, read_ucf101
-from stpyramid_jax.preparation.decode import RESIZE, UnreadableVideo, frames
-from stpyramid_jax.preparation.flow import METHODS, flow_fields, flow_parameters
-from stpyramid_jax.progress import progress_bar
+from stpyramid_jax.preparation.decode import RESIZE
+from stpyramid_jax.preparation.flow import METHODS, flow_parameters
+from stpyramid_jax.preparation.jobs import JPEG_QUALITY, MIN_FRAMES, Job, VideoError
+from stpyramid_jax.preparation.workers import work
 from stpyramid_jax.records import FORMAT
 
-JPEG_QUALITY = 95
-MIN_FRAMES = 11  # one snippet of L = 10 fields
 CHOICES = {
     "dataset": ("ucf101", "folder"),
     "flow": METHODS,
@@ -36,29 +28,6 @@ CHOICES = {
     "missing": ("fail", "skip"),
 }
 """Words that arguments of `prepare` take."""
-
-
-class VideoError(RuntimeError):
-    """Ends the run for a video that cannot be prepared: its name, path and the reason."""
-
-    def __str__(self):
-        _, path, reason = self.args
-        return f"{path}: {reason}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shard to write; pickled to a worker."""
-
-    out: Path
-    name: str
-    shard: int
-    shards: int
-    root: Path
-    videos: tuple[ListedVideo, ...]
-    size: tuple[int, int]
-    flow: str
-    on_error: str
 
 
 def prepare(
@@ -107,9 +76,9 @@ def prepare(
         on_host = flow != "tvl1" or jax.default_backend() == "cpu"
         workers = _cores() if on_host else 1
 
-    with shards.locked(out):
-        if shards.begin(out, plan):
-            errors = shards.read_errors(out)
+    with output.locked(out):
+        if output.begin(out, plan):
+            errors = output.read_errors(out)
             if errors and on_error == "fail":
                 raise VideoError(*errors[0])
             done = json.loads((out / "dataset.json").read_text())
@@ -127,13 +96,14 @@ def prepare(
                 videos=listed.videos[share],
                 size=size,
                 flow=flow,
+                families=tuple(plan["families"]),
                 on_error=on_error,
             )
             for shard, share in enumerate(shares)
         ]
-        _work(jobs, workers)
-        done = shards.finalise(out, plan, listed.videos)
-        failed = {name for name, _, _ in shards.read_errors(out)}
+        work(jobs, workers)
+        done = output.finalise(out, plan, listed.videos)
+        failed = {name for name, _, _ in output.read_errors(out)}
     left = _empty_parts(listed.splits, [v for v in listed.videos if v.name not in failed])
     _warn([part for part in left if part not in empty])
     print(f"{out}: {_counts(done)}")
@@ -211,6 +181,7 @@ def _plan(listed: Annotations, root: Path, size: tuple[int, int], flow: str) -> 
         "name": listed.name,
         "classes": list(listed.classes),
         "splits": list(listed.splits),
+        "families": ["rgb", "flow"],
         "parameters": parameters,
     }
 
@@ -220,116 +191,6 @@ def _bytes(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _work(jobs: Sequence[Job], workers: int) -> None:
-    """Runs the jobs that no earlier run has finished, and shows how far they are."""
-    total = sum(len(job.videos) for job in jobs)
-    out = jobs[0].out
-    counts = {}
-    left = []
-    for job in jobs:
-        manifest = out / shards.manifest_file(job.shard)
-        if manifest.is_file():
-            counts[job.shard] = shards.tally(manifest)
-            if job.on_error == "fail" and (errors := shards.left_out(manifest)):
-                raise VideoError(*errors[0])
-        else:
-            left.append(job)
-
-    with _executor(min(workers, len(left))) as executor, progress_bar(total, "videos") as show:
-        pending = {executor.submit(prepare_shard, job) for job in left}
-        try:
-            while pending:
-                finished, pending = wait(pending, timeout=1, return_when="FIRST_COMPLETED")
-                for future in finished:
-                    shard = future.result()
-                    counts[shard] = shards.tally(out / shards.manifest_file(shard))
-                flying = []
-                for part in shards.parts_in_flight(out):
-                    with contextlib.suppress(FileNotFoundError):  # finished just now
-                        flying.append(shards.tally(part))
-                videos, count, errors = np.sum(
-                    [(0, 0, 0), *counts.values(), *flying], axis=0
-                ).tolist()
-                show(videos, f"{count} frames, {errors} errors")
-        except BaseException as error:
-            # Some jobs have begun or are about to: call them off until all have stopped.
-            while not all(future.cancel() or future.done() for future in pending):
-                shards.remove_parts(out)
-                time.sleep(0.05)
-            if isinstance(error, VideoError):
-                shards.write_errors(out, [error.args])
-            raise
-
-
-def _executor(workers: int) -> Executor:
-    if workers <= 1:
-        return ThreadPoolExecutor(1)
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """One core a worker; ends with its parent; leaves Ctrl-C to it."""
-    # Read when the backend starts, which is at the first call of tvl1.
-    os.environ["NPROC"] = "1"
-    flags = "--xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _follow_parent(timeout=0)  # it may be gone before the first job
-    threading.Thread(target=_follow_parent, args=(None,), daemon=True).start()
-
-
-def _follow_parent(timeout: float | None) -> None:
-    parent = multiprocessing.parent_process()
-    if parent and multiprocessing.connection.wait([parent.sentinel], timeout):
-        os._exit(1)
-
-
-def prepare_shard(job: Job) -> int:
-    """Writes one shard and returns its number."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # DIS gives other bytes on other numbers of threads
-    try:
-        with shards.ShardWriter(job.out, job.name, job.shard, job.shards) as shard:
-            for video in job.videos:
-                try:
-                    _write_video(job, video, shard)
-                except UnreadableVideo as error:
-                    if job.on_error == "fail":
-                        raise VideoError(video.name, video.path, str(error)) from error
-                    shard.leave_out(video, str(error))
-                else:
-                    shard.keep(video)
-    finally:
-        cv2.setNumThreads(threads)
-    return job.shard
-
-
-def _write_video(job: Job, video: ListedVideo, shard: shards.ShardWriter) -> None:
-    common = {"video": video.name.encode(), "label": video.label}
-    count = 0
-
-    def grey_frames() -> Iterator[np.ndarray]:
-        nonlocal count
-        for image in frames(job.root / video.path, job.size):
-            shard.check()
-            shard.rgb.append(
-                image=_jpeg(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)), frame=count, **common
-            )
-            count += 1
-            yield cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-    for number, field in enumerate(flow_fields(grey_frames(), job.flow)):
-        image = _jpeg(field.reshape(-1, field.shape[-1]))
-        shard.flow.append(image=image, frame=number, **common)
-    if count < MIN_FRAMES:
-        raise UnreadableVideo(f"has {count} frames, fewer than the {MIN_FRAMES} of one snippet")
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _counts(done: dict) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stpyramid_jax.input.tfrecord import Shards
-from stpyramid_jax.records import encode_example, encode_record
+from stpyramid_jax.records import FORMAT, encode_example, encode_record
 
 SIZE = (48, 64)  # height, width
 
@@ -99,10 +99,11 @@ def _write_shards(directory: Path, frames: list[int], shards: int = 2) -> Writte
         for path in sorted(directory.iterdir())
     }
     info = {
-        "format": 1,
+        "format": FORMAT,
         "name": "tiny",
         "classes": ["a", "b"],
         "splits": ["split1", "split2"],
+        "families": ["rgb", "flow"],
         "videos": len(frames),
         "rgb_frames": sum(frames),
         "flow_fields": sum(frames) - len(frames),

@@ -147,8 +147,8 @@ def test_an_unfinished_preparation_is_refused(copy):
 
 def test_another_format_is_refused(copy):
     info = json.loads((copy / "dataset.json").read_text())
-    (copy / "dataset.json").write_text(json.dumps(info | {"format": 2}))
-    with pytest.raises(ValueError, match="format is 2, this version reads 1"):
+    (copy / "dataset.json").write_text(json.dumps(info | {"format": 1}))
+    with pytest.raises(ValueError, match="format is 1, this version reads 2"):
         Shards(copy)
     (copy / "dataset.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):

@@ -289,7 +289,7 @@ def test_fail_heeds_what_an_earlier_run_left_out(spoilt, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.shards, "finalise", interrupted)
+        patch.setattr(run.output, "finalise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             quick(spoilt, tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):

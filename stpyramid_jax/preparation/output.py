@@ -1,0 +1,197 @@
+"""The prepared folder: begun, continued, joined and complete.
+
+Until all is done the folder also holds `.plan.json` (what is being prepared) and the hidden files
+of `shards`. `dataset.json` is written last and marks the folder complete; then all hidden files go.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stpyramid_jax.preparation.annotations import ListedVideo
+from stpyramid_jax.preparation.disk import write
+from stpyramid_jax.preparation.shards import entries_of, left_out, remove_parts, shard_shares
+
+LIBRARIES = ("parameters.libraries.", "parameters.flow.jax", "parameters.flow.platform")
+"""Keys of a plan that shape the bytes but are not of the user's choosing."""
+
+
+def write_errors(folder: Path, errors: Sequence[tuple[str, str, str]]) -> bytes:
+    data = _table(("name", "path", "reason"), errors)
+    write(folder / "errors.csv", data)
+    return data
+
+
+def read_errors(folder: Path) -> list[tuple[str, str, str]]:
+    """Inverse of `write_errors`."""
+    with (folder / "errors.csv").open(newline="") as file:
+        return [(name, path, reason) for name, path, reason in list(csv.reader(file))[1:]]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second preparation out of the folder; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another preparation is writing here") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(folder: Path, plan: Mapping) -> bool:
+    """Checks that the folder is empty or was begun with the same plan; True when it is complete.
+
+    A complete folder may be of other versions of the libraries: nothing is added to it.
+
+    Raises:
+      ValueError: the folder holds something else, or another plan; its differing keys are named.
+    """
+    dataset, started = folder / "dataset.json", folder / ".plan.json"
+    if dataset.is_file():
+        found = _load(dataset)
+        faults = _differences(plan, found, but=LIBRARIES)
+        _refuse(folder, faults + _damage(folder, found.get("files", {})))
+        _remove_hidden(folder)
+        return True
+    if started.is_file():
+        _refuse(folder, _differences(plan, _load(started)))
+        remove_parts(folder)
+        return False
+    strangers = sorted({path.name for path in folder.iterdir()} - {".plan.json.part"})
+    if strangers:
+        _refuse(folder, [f"not empty and not a preparation: holds {strangers[0]}"])
+    write(started, json.dumps(plan, indent=1).encode())
+    return False
+
+
+def _refuse(folder: Path, faults: Sequence[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(f"{folder}: {fault}; choose another --out" for fault in faults))
+
+
+def _load(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+        reason = f"holds a {type(found).__name__}"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(
+        f"{path}: not what a preparation writes ({reason}); remove the folder or choose another "
+        "--out"
+    )
+
+
+def _differences(plan: Mapping, found: Mapping, but: tuple[str, ...] = ()) -> list[str]:
+    here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
+    return [
+        f"prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key) and not key.startswith(but)
+    ]
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+def _damage(folder: Path, files: Mapping) -> list[str]:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    return [
+        f"{name} is damaged, {sizes.get(name, 0)} of {entry['bytes']} bytes"
+        for name, entry in files.items()
+        if sizes.get(name, 0) != entry["bytes"]
+    ]
+
+
+def finalise(folder: Path, plan: Mapping, videos: Sequence[ListedVideo]) -> dict:
+    """Joins the manifests into index, lists and `dataset.json`, which is returned."""
+    entries, files, errors = {}, {}, []
+    for path in sorted(folder.glob(".shard-*.jsonl")):
+        errors += left_out(path)
+        for entry in entries_of(path):
+            if "files" in entry:
+                files |= entry["files"]
+            else:
+                entries[entry["name"]] = entry
+    kept = [video for video in videos if "frames" in entries[video.name]]
+    if not kept:
+        write_errors(folder, errors)
+        raise RuntimeError(
+            f"none of the {len(videos)} videos could be prepared; {folder / 'errors.csv'} says why"
+        )
+
+    names = [f"{family}_offsets" for family in plan["families"]]
+    offsets = {
+        name: np.concatenate([np.asarray(entries[v.name][name], np.int64) for v in kept])
+        for name in names
+    }
+    index = io.BytesIO()
+    np.savez(index, allow_pickle=False, **offsets)
+    shards = {
+        video.name: shard
+        for shard, share in enumerate(shard_shares(len(videos)))
+        for video in videos[share]
+    }
+    columns = ("name", "path", "class", "label", "group", "frames", "fields", "shard")
+    rows = [
+        (v.name, v.path, v.class_name, v.label, v.group, n, n - 1, shards[v.name], *v.splits)
+        for v in kept
+        for n in (entries[v.name]["frames"],)
+    ]
+    joined = {
+        "index.npz": index.getvalue(),
+        "videos.csv": _table((*columns, *plan["splits"]), rows),
+    }
+    for name, data in joined.items():
+        write(folder / name, data)
+    joined["errors.csv"] = write_errors(folder, errors)
+    for name, data in joined.items():
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    frames = sum(entries[video.name]["frames"] for video in kept)
+    files = dict(sorted(files.items()))
+    shaped = json.dumps([plan["parameters"], files], sort_keys=True)
+    dataset = {
+        **plan,
+        "videos": len(kept),
+        "errors": len(errors),
+        "rgb_frames": frames,
+        "flow_fields": frames - len(kept),
+        "shards": len(shard_shares(len(videos))),
+        "files": files,
+        "digest": hashlib.sha256(shaped.encode()).hexdigest(),
+    }
+    write(folder / "dataset.json", (json.dumps(dataset, indent=1) + "\n").encode())
+    _remove_hidden(folder)
+    return dataset
+
+
+def _remove_hidden(folder: Path) -> None:
+    remove_parts(folder)
+    for path in (*folder.glob(".shard-*.jsonl"), folder / ".plan.json"):
+        path.unlink(missing_ok=True)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()
