@@ -45,7 +45,7 @@ def multiplied(x, sketch):
 def direct(x, sketch):
     """One product: column k is sign exp(-2 pi i hash k / d), real parts before imaginary ones."""
     bins = sketch.output_dim // 2 + 1
-    turns = (sketch.hash[:, None] * jnp.arange(bins)) % sketch.output_dim
+    turns = jnp.outer(sketch.hash, jnp.arange(bins)) % sketch.output_dim
     angle = -2 * jnp.pi / sketch.output_dim * turns
     matrix = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], 1)
     return _product(x, sketch.sign[:, None] * matrix)

@@ -25,7 +25,6 @@ import numpy as np
 from comparison import Row
 
 from stpyramid_jax.models.fusion import STCB, Attention, over_lines, unit_rms
-from stpyramid_jax.ops import stcb as operator
 from stpyramid_jax.ops.attention import attention_pool
 from stpyramid_jax.performance import compiler_options
 
@@ -242,42 +241,6 @@ def copy_bandwidth(repetitions: int) -> float:
     return 2 * held[0].nbytes / seconds
 
 
-def forms(quick: bool, repetitions: int) -> Iterator[Row]:
-    """The count sketch of a map in the form that is this backend's own, beside the other one."""
-    both = {"scatter": operator._scatter, "product": operator._multiply}
-    own, other = both if jax.default_backend() == "cpu" else reversed(both)
-    sizes = itertools.product((512, 1024, 2048), (1024, 2048, 4096, 8192, 16384))
-    for p, d in [(1024, 2048)] if quick else sizes:
-        random = np.random.default_rng(0)
-        x, cotangent = (
-            jnp.asarray(random.normal(size=(32 * 7 * 7, n)), jnp.float32) for n in (p, d)
-        )
-        (sketch,) = operator.make_sketches(jax.random.key(0), (p,), d)
-        for backward in (False, True):
-            case = f"sketch by {own}, p {p}, d {d}, forward" + "+backward" * backward
-            runs = [
-                sketching(both[form], x, sketch, cotangent if backward else None)
-                for form in (own, other)
-            ]
-            mine, others = (map(np.asarray, run()) for run in runs)
-            comparison.check_equal(case, mine, others, TOLERANCE)
-            here, there = comparison.in_turn(runs, repetitions)
-            yield Row(case, f"by {other}", 1e3 * here, 1e3 * there, "ms")
-
-
-def sketching(form, x, sketch, cotangent) -> Callable[[], Any]:
-    """A form of the count sketch, jitted; with its gradient where a cotangent is given."""
-
-    @jax.jit
-    def step(x, sketch, cotangent):
-        if cotangent is None:
-            return (form(x, sketch),)
-        result, pull = jax.vjp(lambda x: form(x, sketch), x)
-        return result, *pull(cotangent)
-
-    return lambda: jax.block_until_ready(step(x, sketch, cotangent))
-
-
 def print_roofline(notes: list[dict[str, Any]], bandwidth: float) -> None:
     print(f"\nThis project beside inputs and results moved once, at {bandwidth / 1e9:.1f} GB/s")
     for line in (dict(zip(notes[0], notes[0], strict=True)), *notes):
@@ -289,9 +252,8 @@ def main() -> None:
     chosen = comparison.options(__doc__)
     comparison.require("torch")
     bandwidth, notes = copy_bandwidth(chosen.repetitions), []
-    results = itertools.chain(
-        *(compared(case, chosen, bandwidth, notes) for case in cases(chosen.quick)),
-        forms(chosen.quick, chosen.repetitions),
+    results = itertools.chain.from_iterable(
+        compared(case, chosen, bandwidth, notes) for case in cases(chosen.quick)
     )
     rows = list(comparison.tabulated(results, PACKAGES))
     print_roofline(notes, bandwidth)
