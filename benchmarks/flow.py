@@ -1,10 +1,13 @@
-"""`tvl1` beside OpenCV's DualTVL1: seconds a pair and endpoint error, from one run.
+"""`tvl1` beside OpenCV's and scikit-image's flow: seconds a pair and endpoint error, from one run.
 
     python benchmarks/flow.py
     python benchmarks/flow.py --quick --json=flow.json
 
-Pairs of rendered texture, 340x256, with known motion; both on one core, in turn, medians of the
-repetitions. The motion is exact between pixels, so the error is the method's own.
+Pairs of 340x256 with known motion, each method on one core, in turn, medians of the repetitions.
+First come frames of rendered texture, whose motion is exact between pixels: the error is a method's
+own. Then, where the environment variable STPYRAMID_REAL names a folder of real clips (README.md),
+frames of some, moved by cubic interpolation: nothing is hidden, and noise moves with its pixel.
+--quick takes two rendered pairs, three repetitions at most, and leaves out scikit-image.
 """
 
 import os
@@ -12,7 +15,11 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 os.environ["NPROC"] = "1"
 
-from collections.abc import Iterator
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import comparison
@@ -22,10 +29,13 @@ import numpy as np
 from comparison import Row
 
 from stpyramid_jax import tvl1
+from stpyramid_jax.preparation.decode import frames
 
-PACKAGES = ("jax", "jaxlib", "opencv-contrib-python-headless", "numpy")
-PEER = "OpenCV DualTVL1, one core"
 WIDTH, HEIGHT, EDGE = 340, 256, 20
+SMOOTH = "smooth up to 5.7 px"
+QUICK = ("translation 0.5 px", SMOOTH)
+
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def motions() -> dict[str, np.ndarray]:
@@ -39,10 +49,13 @@ def motions() -> dict[str, np.ndarray]:
         "zoom 4 %": (1.04 * np.eye(2), (0, 0)),
     }
     place = np.stack([x, y], -1)
-    return {
+    found = {
         name: np.einsum("kc,hwc->hwk", np.array(matrix) - np.eye(2), place) + np.array(shift)
         for name, (matrix, shift) in affine.items()
     }
+    across, down = 2 * np.pi * x / WIDTH, 2 * np.pi * y / HEIGHT
+    waves = np.stack([np.sin(across + down), np.cos(across - down)], -1)
+    return {**found, SMOOTH: 2.5 * waves + np.array([2.0, -1.0])}
 
 
 def texture(shift: np.ndarray | float) -> np.ndarray:
@@ -59,6 +72,73 @@ def texture(shift: np.ndarray | float) -> np.ndarray:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
+def moved(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """image(x + motion(x)) by cubic interpolation; uint8 [H, W]."""
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    at = (np.stack([x, y], -1) + motion).astype(np.float32)
+    border = cv2.BORDER_REPLICATE
+    return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=border)
+
+
+def pairs(quick: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Case, first frame, second frame, and the motion between them."""
+    found = motions()
+    for name in QUICK if quick else found:
+        yield f"rendered, {name}", texture(found[name]), texture(0.0), found[name]
+    if quick:
+        return
+    videos = Path(os.environ.get("STPYRAMID_REAL", ""), "ucf10/videos")
+    if not videos.is_dir():
+        print("no real frames: STPYRAMID_REAL names no folder of them", file=sys.stderr)
+        return
+    for clip in [min(kind.glob("*.avi")) for kind in sorted(videos.iterdir())[::3]]:
+        image = next(frames(clip, (WIDTH, HEIGHT)))
+        second = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        yield f"{clip.parent.name}, {SMOOTH}", moved(second, found[SMOOTH]), second, found[SMOOTH]
+
+
+def dual_tvl1(**settings: float) -> Method:
+    """OpenCV's TV-L1 with some of its `set*` methods called."""
+    contrib: Any = cv2.optflow  # a module that OpenCV's stubs do not describe
+    solver = contrib.DualTVL1OpticalFlow_create()
+    for name, value in settings.items():
+        getattr(solver, f"set{name}")(value)
+    return lambda first, second: solver.calc(first, second, None)
+
+
+def dis(preset: int) -> Method:
+    solver: Any = cv2.DISOpticalFlow.create(preset)
+    return lambda first, second: solver.calc(first, second, None)
+
+
+def peers(quick: bool) -> dict[str, Method]:
+    """Peers by name; scikit-image, which is optional, with its axes turned to (x, y)."""
+    found = {
+        "OpenCV DualTVL1": dual_tvl1(),
+        # With the scales of `tvl1`, and its warps and steps at the finest of them.
+        "OpenCV DualTVL1 (ScaleStep=0.5, WarpingsNumber=3, InnerIterations=1)": dual_tvl1(
+            ScaleStep=0.5, WarpingsNumber=3, InnerIterations=1
+        ),
+        "OpenCV DIS medium": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+        "OpenCV DIS fast": dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+        "OpenCV DIS ultrafast": dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
+    }
+    if not quick and importlib.util.find_spec("skimage"):
+        from skimage.registration import optical_flow_tvl1
+
+        found["scikit-image optical_flow_tvl1"] = lambda first, second: np.moveaxis(
+            optical_flow_tvl1(first, second)[::-1], 0, -1
+        )
+    elif not quick:
+        print("scikit-image is not installed: left out", file=sys.stderr)
+    return found
+
+
+def packages(quick: bool) -> list[str]:
+    found = ["jax", "jaxlib", "opencv-contrib-python-headless", "numpy"]
+    return found + ["scikit-image"] * (not quick and bool(importlib.util.find_spec("skimage")))
+
+
 def error(flow: np.ndarray, truth: np.ndarray) -> float:
     """Mean endpoint error in pixels, without the border that has no source."""
     inner = np.s_[EDGE:-EDGE, EDGE:-EDGE]
@@ -66,28 +146,26 @@ def error(flow: np.ndarray, truth: np.ndarray) -> float:
 
 
 def compared(quick: bool, repetitions: int) -> Iterator[Row]:
-    """Two rows for each kind of motion: the error and the time of a pair."""
-    ours = jax.jit(tvl1)
-    contrib: Any = cv2.optflow  # a module that OpenCV's stubs do not describe
-    theirs = contrib.DualTVL1OpticalFlow_create()
-    for name, truth in list(motions().items())[: 2 if quick else None]:
-        first, second = texture(truth), texture(0.0)
-        methods = [
-            lambda pair=(first, second): np.asarray(ours(*pair)),
-            lambda pair=(first, second): theirs.calc(*pair, None),
-        ]
-        here, there = (error(run(), truth) for run in methods)
-        yield Row(f"{name}, endpoint error", PEER, here, there, "px")
-        here, there = comparison.in_turn(methods, repetitions)
-        yield Row(f"{name}, a pair", PEER, here, there, "s")
+    """Two rows for each case and peer: the error and the time of a pair."""
+    solver = jax.jit(tvl1)
+    others = peers(quick)
+    methods = [lambda first, second: np.asarray(solver(first, second)), *others.values()]
+    for case, first, second, truth in pairs(quick):
+        runs = [functools.partial(method, first, second) for method in methods]
+        our_error, *errors = [error(run(), truth) for run in runs]
+        our_time, *times = comparison.in_turn(runs, min(repetitions, 3) if quick else repetitions)
+        for name, there, then in zip(others, errors, times, strict=True):
+            yield Row(f"{case}, error", name, our_error, there, "px")
+            yield Row(f"{case}, a pair", name, our_time, then, "s")
 
 
 def main() -> None:
     chosen = comparison.options(__doc__)
     cv2.setNumThreads(1)
-    rows = list(comparison.tabulated(compared(chosen.quick, chosen.repetitions), PACKAGES))
+    found = compared(chosen.quick, chosen.repetitions)
+    rows = list(comparison.tabulated(found, packages(chosen.quick)))
     if chosen.json:
-        comparison.write(chosen.json, rows, PACKAGES)
+        comparison.write(chosen.json, rows, packages(chosen.quick))
 
 
 if __name__ == "__main__":

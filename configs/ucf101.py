@@ -4,8 +4,10 @@
     python main.py --config=configs/ucf101.py --workdir=ckpt --config.training.weights=squeezenet1_1_imagenet.npz
 
 Other rows of the ablation, backbones and splits: --config=configs/ucf101.py:model=A,backbone=resnet50,split=2
-with --config.training.weights=torchvision/resnet50 (docs/weights.md has the names). It has not been run
-to its end yet: no accuracy is known. Numbers marked TSN are those of its RGB stream.
+with --config.training.weights=torchvision/resnet50 (docs/weights.md has the names). The flow stream sees
+warped flow with --config.model.motion=warped (shards prepared with --warped), or RGB differences with
+--config.model.motion=rgb_difference (TSN: of L = 5, --config.model.snippet_length=5). This has not
+been run to its end yet: no accuracy is known. Numbers marked TSN are those of its RGB stream.
 """
 
 import ml_collections

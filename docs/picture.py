@@ -41,8 +41,8 @@ def main() -> None:
     experiment, _ = load_experiment(args.workdir)
     shards = Shards(args.shards)
     variables, _ = load_variables(experiment, args.workdir, make_mesh())
-    if not (experiment.model.attention and experiment.model.streams == "both"):
-        parser.error(f"--workdir={args.workdir}: its model has no attention")
+    if not (experiment.model.attention and experiment.input.inputs == ("rgb", "flow")):
+        parser.error(f"--workdir={args.workdir}: its model has no attention or sees no flow")
     clips = shards.select(experiment.data.split, "test")
     labels = np.array([shards.videos[clip].label for clip in clips])
     shown = np.array([clips[labels == k][0] for k in np.unique(labels)])

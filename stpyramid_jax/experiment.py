@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # How a model is computed may change during a run: the parameters are the same.
 _FREE = ("model.dtype", "model.remat")
 # Fields that the data set or another section gives.
-_GIVEN = {"model": ("num_classes",), "input": ("streams", "snippets", "snippet_length")}
+_GIVEN = {"model": ("num_classes",), "input": ("streams", "motion", "snippets", "snippet_length")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
     """Checks a configuration and freezes it.
 
     Sections are the fields of `Experiment`. The number of classes comes from the data set, and
-    the input takes its snippets from the model.
+    the input takes what it shows from the model.
 
     Raises:
       ValueError: an unknown or missing key (the nearest right one is named), a value of a wrong
@@ -124,6 +124,7 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
             config,
             "input",
             streams=streams[model.uses_rgb, model.uses_flow],
+            motion=model.motion,
             snippets=model.snippets,
             snippet_length=model.snippet_length,
         ),

@@ -52,6 +52,8 @@ class Shards:
         ({"model__sketch_dims": (8, 8)}, r"model\.sketch_dims"),
         ({"model__backbone": "squeezent"}, r"did you mean 'squeezenet'\?"),
         ({"model__stream_fusion": "prod"}, r"model\.stream_fusion='prod': one of score, concat"),
+        ({"model__motion": "flwo"}, r"model\.motion='flwo': .*did you mean 'flow'\?"),
+        ({"input__motion": "warped"}, r"input\.motion: unknown"),
         ({"model__dropout": 1.0}, r"model\.dropout=1\.0"),
         ({"model__attention": 1}, r"model\.attention=1: must be bool"),
         ({"training__steps": 2.5}, r"training\.steps=2\.5: must be int"),
@@ -77,15 +79,31 @@ def test_sections_take_what_belongs_to_the_model():
             model__streams="temporal",
             model__attention=False,
             model__snippets=5,
+            model__motion="warped",
             optimizer__clip_norm=3,
         ),
         2,
     )
     assert experiment.input.streams == "temporal"
+    assert experiment.input.motion == "warped"
     assert experiment.input.snippets == 5
     assert experiment.input.snippet_length == 2
     assert experiment.model.num_classes == 2
     assert isinstance(experiment.optimizer.clip_norm, float)
+
+
+@pytest.mark.parametrize("motion", ["flow", "warped", "rgb_difference"])
+@pytest.mark.parametrize("streams", ["spatial", "temporal", "both"])
+def test_a_batch_holds_what_the_model_takes(streams, motion):
+    """And only what is looked at is read."""
+    for attention in {streams != "temporal", False}:
+        fields = {"streams": streams, "motion": motion, "attention": attention}
+        experiment = build_experiment(config(model={"backbone": "convnet", **fields}), 2)
+        assert experiment.input.inputs == tuple(experiment.model.layouts)
+        moves = streams != "spatial" or attention
+        read = {"rgb"} if streams != "temporal" or motion == "rgb_difference" else set()
+        read |= {motion} if moves and motion != "rgb_difference" else set()
+        assert sorted(experiment.input.families) == sorted(read)
 
 
 def test_a_workdir_gives_its_experiment_back(tmp_path):
@@ -111,6 +129,9 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path, capsys):
         ValueError, match=r"model\.sketch_seed: 0 there, 7 here; model\.snippets: 3"
     ):
         check_workdir(tmp_path, run_record(other, Shards))
+    warped = build_experiment(config(model__motion="warped"), 2)
+    with pytest.raises(ValueError, match=r"\(model\.motion: 'flow' there, 'warped' here\)"):
+        check_workdir(tmp_path, run_record(warped, Shards))
     with pytest.raises(ValueError, match=r"\(seed: 0 there, 1 here\)"):
         check_workdir(tmp_path, run_record(build_experiment(config(seed=1), 2), Shards))
 

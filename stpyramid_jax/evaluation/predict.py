@@ -7,13 +7,14 @@ import numpy as np
 
 from stpyramid_jax.evaluation.protocol import clip_scores, load_variables
 from stpyramid_jax.experiment import load_experiment
-from stpyramid_jax.input.config import STREAMS, InputConfig
+from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.pipeline import eval_batches
-from stpyramid_jax.input.sampling import field_indices, test_samples
+from stpyramid_jax.input.sampling import numbers, test_samples
 from stpyramid_jax.input.tfrecord import Video
 from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.preparation.decode import frames
 from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.progress import say
 from stpyramid_jax.training.sharding import make_mesh, round_up
 
 
@@ -22,7 +23,7 @@ def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
 
     The views are those of the run's evaluation, at the frame size and with the flow of the data
     set it was trained on, but for the shards' JPEG compression. A video of any length is decoded
-    twice and never held in memory; flow is computed where a view needs it only.
+    twice and never held in memory; flow is computed only where a view needs it, if the model does.
 
     Raises:
       ValueError: no trained run in the workdir, or a video that does not decode or is too short.
@@ -31,9 +32,12 @@ def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
     mesh = make_mesh()
     variables, _ = load_variables(experiment, workdir, mesh)
     settings = experiment.evaluation
-    size = (dataset["size"][0], dataset["size"][1])
+    size, method = (dataset["size"][0], dataset["size"][1]), dataset["flow"]
+    if method == "images" and "flow" in experiment.input.inputs:
+        method = "tvl1"
+        say("flow: the data set's was given as images; of this video it is computed by tvl1")
     try:
-        clip = Clip(video, size, dataset["flow"], experiment.input, settings.positions)
+        clip = Clip(video, size, method, experiment.input, settings.positions)
     except ValueError as error:
         raise ValueError(f"{video}: {error}") from error
     rows = round_up(min(settings.batch_size, settings.positions), mesh)
@@ -66,11 +70,13 @@ class Clip:
         samples = test_samples(
             count - 1, positions, config.snippets, config.snippet_length, config.test_tau
         )
-        pictures = {sample.t for sample in samples}
-        wanted: set[int] = set()
-        if "flow" in STREAMS[config.streams]:
-            for sample in samples:
-                wanted |= set(field_indices(sample, count - 1, config.snippet_length).flat)
+        pictures: set[int] = set()
+        wanted: set[int] = set()  # fields
+        for sample in samples:
+            chosen = numbers(sample, count - 1, config.snippet_length, config.inputs)
+            for name, records in chosen.items():
+                (wanted if name == "flow" else pictures).update(records.ravel().tolist())
+        self.directory, self.families = path.parent, config.families
         self.videos = (Video(path.name, -1, "", count, count - 1, 0, {}),)
         self._frames: dict[int, np.ndarray] = {}
         self._fields: dict[int, np.ndarray] = {}
@@ -83,11 +89,12 @@ class Clip:
                 run.append(number)
                 images.append(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
             if run and number not in wanted:
-                self._fields |= zip(run, flow_fields(images, method), strict=False)
+                fields = flow_fields(images, method, (config.motion,))
+                self._fields |= zip(run, (field for (field,) in fields), strict=False)
                 run, images = [], []
 
     def rgb(self, video: int, frame: int) -> np.ndarray:
         return self._frames[frame]
 
-    def flow(self, video: int, start: int, length: int) -> np.ndarray:
+    def flow(self, video: int, start: int, length: int, family: str = "flow") -> np.ndarray:
         return np.stack([self._fields[number] for number in range(start, start + length)])

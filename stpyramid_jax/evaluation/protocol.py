@@ -19,7 +19,7 @@ from stpyramid_jax.progress import progress_bar
 from stpyramid_jax.training.checkpoint import load_variables
 from stpyramid_jax.training.sharding import make_mesh, round_up, shard_batch
 
-_INPUTS = ("rgb", "flow")
+_INPUTS = ("rgb", "flow", "frames")
 
 
 def forward(variables: Any, inputs: Mapping[str, Array], *, model: Pyramid) -> Float[Array, "B K"]:
@@ -105,6 +105,7 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
             "crop": experiment.input.crop,
             "test_scale": experiment.input.test_scale,
             "test_tau": experiment.input.test_tau,
+            "motion": experiment.model.motion,
             "dataset": shards.name,
             "digest": shards.digest,
             "split": split,

@@ -1,6 +1,6 @@
 """Views: a box of the frame, resized to a square and possibly mirrored, in bytes on the host.
 
-One view serves the RGB frame and every flow field of a sample, so that the streams stay aligned.
+One view serves the frames and every flow field of a sample, so that the streams stay aligned.
 Boxes are those of Temporal Segment Networks (TSN): sides from a few scales of the frame's short
 side, placed on a fixed grid. Resizing is plain bilinear and does not rescale displacements: flow
 keeps its unit, pixels of the prepared frame, as in TSN.
@@ -70,11 +70,11 @@ def test_views(size: tuple[int, int], scale: float, crops: int) -> list[View]:
     return [_view(size, place, side, side, flip) for flip in mirrors for place in places]
 
 
-def view_image(
-    image: UInt8[np.ndarray, "h w 3"], view: View, crop: int
-) -> UInt8[np.ndarray, "crop crop 3"]:
-    """The view of an RGB frame, `crop` pixels square."""
-    return np.ascontiguousarray(_cut(image, view, crop))
+def view_frames(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]], view: View, crop: int
+) -> UInt8[np.ndarray, "n crop crop 3"]:
+    """The view of RGB frames, `crop` pixels square."""
+    return np.stack([_cut(frame, view, crop) for frame in frames])
 
 
 def view_flow(

@@ -2,19 +2,19 @@
 
 import dataclasses
 
-STREAMS = {"spatial": ("rgb",), "temporal": ("flow",), "both": ("rgb", "flow")}
-
 
 @dataclasses.dataclass(frozen=True)
 class InputConfig:
     """What one input is made of. Sources: slides for snippets and `tau`; TSN for the views.
 
-    The first three belong to the model and come from its configuration.
+    The first four belong to the model and come from its configuration.
 
     Attributes:
       streams: "spatial", "temporal" or "both"; what is not used is not read.
-      snippets: T, number of flow snippets.
-      snippet_length: L, flow fields per snippet.
+      motion: what the temporal stream sees: fields of the family "flow" or "warped", or
+        "rgb_difference", for which a batch holds frames and the model subtracts.
+      snippets: T, number of snippets.
+      snippet_length: L, fields or differences per snippet.
       tau: interval of snippets in training, drawn from this range, ends included.
       test_tau: interval in testing (the authors' is not known).
       crop: side of the square the network sees, pixels.
@@ -25,6 +25,7 @@ class InputConfig:
     """
 
     streams: str = "both"
+    motion: str = "flow"
     snippets: int = 3
     snippet_length: int = 10
     tau: tuple[int, int] = (1, 10)
@@ -45,3 +46,15 @@ class InputConfig:
             raise ValueError(
                 f"input.scales={self.scales}, input.test_scale={self.test_scale}: in (0, 1]"
             )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the images in a batch: `rgb`, and `flow` or `frames` for the motion."""
+        motion = "frames" if self.motion == "rgb_difference" else "flow"
+        return {"spatial": ("rgb",), "temporal": (motion,), "both": ("rgb", motion)}[self.streams]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families of records that are read, each once."""
+        family = {"rgb": "rgb", "frames": "rgb", "flow": self.motion}
+        return tuple(dict.fromkeys(family[name] for name in self.inputs))

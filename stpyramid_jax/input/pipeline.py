@@ -1,9 +1,15 @@
 """Batches for training and testing: grain over any source of clips.
 
-Everything here is bytes; mean and scale belong to the model's first step on the device.
+Everything here is bytes; mean, scale and differences belong to the model's first step on the
+device. Images are uint8, by the names of `InputConfig.inputs`:
+
+    rgb     [H, W, 3]             the frame at t
+    flow    [T, H, W, 2L]         fields of each snippet, x1, y1, x2, y2, ... (flow or warped)
+    frames  [T, L + 1, H, W, 3]   frames of each snippet, for their differences
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import grain
@@ -11,19 +17,30 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from stpyramid_jax.input import augment, sampling
-from stpyramid_jax.input.config import STREAMS, InputConfig
+from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.tfrecord import Video
 
 
 class Source(Protocol):
-    """Where clips come from: `tfrecord.Shards`, or one video that is being predicted."""
+    """Where clips come from: `tfrecord.Shards`, or one video that is being predicted.
+
+    It has records of some `families`; its `directory` is named where one is lacking.
+    """
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def families(self) -> Sequence[str]: ...
 
     @property
     def videos(self) -> Sequence[Video]: ...
 
     def rgb(self, video: int, frame: int) -> UInt8[np.ndarray, "h w 3"]: ...
 
-    def flow(self, video: int, start: int, length: int) -> UInt8[np.ndarray, "length 2 h w"]: ...
+    def flow(
+        self, video: int, start: int, length: int, family: str = "flow"
+    ) -> UInt8[np.ndarray, "length 2 h w"]: ...
 
 
 def train_iterator(
@@ -37,16 +54,16 @@ def train_iterator(
 ) -> grain.DatasetIterator:
     """Endless batches, each epoch in its own order, the same for the same seed.
 
-    Gives `rgb` uint8 [B, H, W, 3], `flow` uint8 [B, T, H, W, 2L], `label` and `video` int32 [B],
-    B = batch_size / process_count. Neither threads nor processes change the samples: process p
-    has every process_count-th one, starting with the p-th. `get_state` and `set_state` resume at
-    the very next sample; the state is `{"next_index": batches taken * B}`.
+    Gives the images [B, ...], `label` and `video` int32 [B], B = batch_size / process_count.
+    Neither threads nor processes change the samples: process p has every process_count-th one,
+    starting with the p-th. `get_state` and `set_state` resume at the very next sample; the state
+    is `{"next_index": batches taken * B}`.
 
     Raises:
-      ValueError: no videos, one without motion, or a batch that does not divide among the
-        processes. While iterating: a damaged shard.
+      ValueError: no videos, one without motion, a source without the motion that is asked for, or
+        a batch that does not divide among the processes. While iterating: a damaged shard.
     """
-    _check_videos(source, videos)
+    _check(source, videos, config)
     local = _local_batch(batch_size, process_count)
 
     def sample(number: np.integer, rng: np.random.Generator):
@@ -61,7 +78,7 @@ def train_iterator(
             config,
             lambda size: [augment.train_view(rng, size, config.scales, config.flip)],
         )
-        return {name: row[name][0] for name in STREAMS[config.streams]} | _identity(source, video)
+        return {name: images[0] for name, images in row.items()} | _identity(source, video)
 
     samples = (
         grain.MapDataset.source(videos.tolist())
@@ -86,15 +103,15 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every position of every video once over all processes, in batches of equal shape.
 
-    A row is one (video, position): `rgb` uint8 [B, crops, H, W, 3], `flow` uint8
-    [B, crops, T, H, W, 2L], `label` and `video` int32 [B], and `mask` bool [B], False where a row
-    only fills up the last batch. B = batch_size / process_count, and every process gets equally
-    many batches; process p has every process_count-th row, starting with the p-th.
+    A row is one (video, position): the images [B, crops, ...], `label` and `video` int32 [B], and
+    `mask` bool [B], False where a row only fills up the last batch. B = batch_size /
+    process_count, and every process gets equally many batches; process p has every
+    process_count-th row, starting with the p-th.
 
     Raises:
       ValueError: as `train_iterator`, and for impossible crops.
     """
-    _check_videos(source, videos)
+    _check(source, videos, config)
     local = _local_batch(batch_size, process_count)
     rows = len(videos) * positions
     padded = -(-rows // batch_size) * batch_size
@@ -122,7 +139,14 @@ def eval_batches(
     return iter(_batches(samples, local, config.threads))
 
 
-def _check_videos(source: Source, videos: Int[np.ndarray, " videos"]) -> None:
+def _check(source: Source, videos: Int[np.ndarray, " videos"], config: InputConfig) -> None:
+    if not set(config.families) <= set(source.families):
+        there = " and ".join(source.families)
+        flag = "--warped" if config.motion == "warped" else "--flow=tvl1"
+        raise ValueError(
+            f"model.motion={config.motion!r}: {source.directory} has records of {there} only; "
+            f"prepare it with {flag} into another folder, or choose another model.motion"
+        )
     if len(videos) == 0:
         raise ValueError("no videos to read")
     for video in videos:
@@ -142,21 +166,27 @@ def _identity(source: Source, video: int) -> dict[str, np.integer]:
 
 def _read(source: Source, video: int, sample: sampling.Sample, config: InputConfig, make_views):
     """Decodes what a sample needs, each image once, and gives its views: a leading axis."""
+    numbers = sampling.numbers(
+        sample, _num_fields(source, video), config.snippet_length, config.inputs
+    )
+    snippets = numbers.pop("flow", None)
     row: dict[str, np.ndarray] = {}
     views = None
-    if "rgb" in STREAMS[config.streams]:
-        image = source.rgb(video, sample.t)
-        views = make_views(image.shape[:2])
-        row["rgb"] = np.stack([augment.view_image(image, view, config.crop) for view in views])
-    if "flow" in STREAMS[config.streams]:
-        indices = sampling.field_indices(sample, _num_fields(source, video), config.snippet_length)
-        wanted, places = np.unique(indices, return_inverse=True)
-        fields = _read_fields(source, video, wanted)
+    if numbers:  # of frames
+        wanted = np.unique(np.concatenate([chosen.ravel() for chosen in numbers.values()]))
+        frames = [source.rgb(video, int(number)) for number in wanted]
+        views = make_views(frames[0].shape[:2])
+        seen = np.stack([augment.view_frames(frames, view, config.crop) for view in views])
+        for name, chosen in numbers.items():
+            row[name] = seen[:, np.searchsorted(wanted, chosen)]
+    if snippets is not None:  # of fields
+        wanted, places = np.unique(snippets, return_inverse=True)
+        fields = _read_fields(source, video, wanted, config.motion)
         views = views or make_views(fields.shape[-2:])
         row["flow"] = np.stack(
             [
                 augment.stack_snippets(
-                    augment.view_flow(fields, view, config.crop), places.reshape(indices.shape)
+                    augment.view_flow(fields, view, config.crop), places.reshape(snippets.shape)
                 )
                 for view in views
             ]
@@ -164,10 +194,12 @@ def _read(source: Source, video: int, sample: sampling.Sample, config: InputConf
     return row
 
 
-def _read_fields(source: Source, video: int, wanted: np.ndarray) -> UInt8[np.ndarray, "n 2 h w"]:
+def _read_fields(
+    source: Source, video: int, wanted: np.ndarray, family: str
+) -> UInt8[np.ndarray, "n 2 h w"]:
     """The fields of the sorted numbers `wanted`, each run of neighbours in one go."""
     runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-    return np.concatenate([source.flow(video, int(run[0]), len(run)) for run in runs])
+    return np.concatenate([source.flow(video, int(run[0]), len(run), family) for run in runs])
 
 
 def _local_batch(batch_size: int, process_count: int) -> int:

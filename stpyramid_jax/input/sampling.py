@@ -1,11 +1,13 @@
-"""Which frame and which flow fields of a clip make one input, for training and for testing.
+"""Which frames and which flow fields of a clip make one input, for training and for testing.
 
 One input is an RGB frame at time t and T snippets of L consecutive flow fields "at an interval of
 tau around t", tau drawn from 1..10 in training (the authors' slides, "Multi-snippets fusion"), so
 its window of `(T - 1) tau + L` fields lasts 12 to 30 fields for T = 3 and L = 10. Field k leads
-from frame k to frame k + 1, so that a window of W fields spans W + 1 frames.
+from frame k to frame k + 1, so that a window of W fields spans W + 1 frames. Differences of frames
+are sampled as fields are: the k-th is frame k + 1 less frame k.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from jaxtyping import Int64
 class Sample:
     """RGB frame `t` and the first field of each snippet, `tau` fields apart.
 
-    A clip shorter than the window has starts outside the clip; `field_indices` clamps them.
+    A clip shorter than the window has starts outside the clip; `numbers` clamps them.
     """
 
     t: int
@@ -83,10 +85,22 @@ def test_samples(
     return [_sample(start, num_fields, snippets, length, tau) for start in starts]
 
 
-def field_indices(sample: Sample, num_fields: int, length: int) -> Int64[np.ndarray, "T L"]:
-    """The fields of each snippet; beyond the clip's ends its first and last field repeat."""
-    indices = np.array(sample.starts, np.int64)[:, None] + np.arange(length, dtype=np.int64)
-    return np.clip(indices, 0, num_fields - 1)
+def numbers(
+    sample: Sample, num_fields: int, length: int, inputs: Sequence[str]
+) -> dict[str, Int64[np.ndarray, "..."]]:
+    """Numbers of the records that a sample is made of, by the name of the input.
+
+    `rgb` [] is frame t, `flow` [T, L] the fields of each snippet, `frames` [T, L + 1] the frames
+    that its fields lie between. Beyond the clip's ends the first and last field repeat, so that
+    the motion goes on; frames repeat too, so that nothing moves there (as TSN pads both).
+    """
+    starts = np.array(sample.starts, np.int64)[:, None]
+    found = {
+        "rgb": np.array(sample.t, np.int64),
+        "flow": np.clip(starts + np.arange(length), 0, num_fields - 1),
+        "frames": np.clip(starts + np.arange(length + 1), 0, num_fields),
+    }
+    return {name: found[name] for name in inputs}
 
 
 def _sample(start: int, num_fields: int, snippets: int, length: int, tau: int) -> Sample:

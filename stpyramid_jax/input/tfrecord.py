@@ -89,15 +89,20 @@ class Shards:
         (image,) = self._read("rgb", video, frame, 1, cv2.IMREAD_COLOR_RGB)
         return image
 
-    def flow(self, video: int, start: int, length: int) -> UInt8[np.ndarray, "length 2 h w"]:
+    def flow(
+        self, video: int, start: int, length: int, family: str = "flow"
+    ) -> UInt8[np.ndarray, "length 2 h w"]:
         """Fields `start..start+length-1` as bytes, x then y; field k leads from frame k to k+1.
 
         A byte is `255 (v + bound) / (2 bound)` of the displacement v in pixels, 128 is none.
 
+        Args:
+          family: of fields, "flow" or "warped", one of `families`.
+
         Raises:
           ValueError: as `rgb`.
         """
-        fields = np.stack(self._read("flow", video, start, length, cv2.IMREAD_GRAYSCALE))
+        fields = np.stack(self._read(family, video, start, length, cv2.IMREAD_GRAYSCALE))
         return fields.reshape(length, 2, -1, fields.shape[-1])
 
     @staticmethod

@@ -23,6 +23,7 @@ from stpyramid_jax.ops.attention import attention_pool
 _CHOICES = {
     "backbone": tuple(BACKBONES),
     "streams": ("spatial", "temporal", "both"),
+    "motion": ("flow", "warped", "rgb_difference"),
     "temporal_fusion": ("average", "sum", "concat", "stcb"),
     "guidance": ("map", "vector"),
     "stream_fusion": ("score", "concat", "sum", "stcb"),
@@ -56,8 +57,11 @@ class ModelConfig:
       num_classes: K.
       backbone: a name of `BACKBONES`, used by both streams.
       streams: which streams reach the class scores.
-      snippets: T, flow snippets around the frame.
-      snippet_length: L, flow fields in a snippet (2L channels).
+      motion: what the flow stream sees: "flow", "warped" (flow without the camera's motion), both
+        of 2L channels a snippet, or "rgb_difference", each frame less the one before, 3L channels
+        (TSN's RGB difference).
+      snippets: T, snippets around the frame.
+      snippet_length: L, flow fields or differences in a snippet.
       temporal_fusion: of the T snippet maps at each location (level 1).
       attention: pool the spatial map by attention guided by motion (level 2).
       guidance: the motion map at the same location, or its mean for all locations. The paper does
@@ -79,6 +83,7 @@ class ModelConfig:
     num_classes: int
     backbone: str = "squeezenet"
     streams: str = "both"
+    motion: str = "flow"
     snippets: int = 3
     snippet_length: int = 10
     temporal_fusion: str = "stcb"
@@ -125,6 +130,18 @@ class ModelConfig:
     def uses_flow(self) -> bool:
         return self.streams != "spatial" or self.attention
 
+    @property
+    def layouts(self) -> dict[str, tuple[str | int, ...]]:
+        """Axes of each input by its name; those with a letter are as long as the caller likes."""
+        layouts: dict[str, tuple[str | int, ...]] = {}
+        if self.uses_rgb:
+            layouts["rgb"] = ("B", "H", "W", 3)
+        if self.uses_flow and self.motion == "rgb_difference":
+            layouts["frames"] = ("B", self.snippets, self.snippet_length + 1, "H", "W", 3)
+        elif self.uses_flow:
+            layouts["flow"] = ("B", self.snippets, "H", "W", 2 * self.snippet_length)
+        return layouts
+
 
 def named_model(name: str) -> dict[str, object]:
     """Fields of `ModelConfig` for a row of the ablation: spatial, temporal, A, B, C or D."""
@@ -149,8 +166,9 @@ class Outputs(NamedTuple):
 class Pyramid(nn.Module):
     """Two backbones and the fusion between them; inputs in bytes, as the shards hold them.
 
-    Inputs: `rgb` [B, H, W, 3] and `flow` [B, T, H, W, 2L] (channels x1, y1, x2, y2, ...), each in
-    0..255, uint8 or floating; only what `config.uses_rgb` and `config.uses_flow` name is read.
+    Inputs: `rgb` [B, H, W, 3], and `flow` [B, T, H, W, 2L] (channels x1, y1, x2, y2, ...) or, where
+    `config.motion` is "rgb_difference", `frames` [B, T, L + 1, H, W, 3], each in 0..255, uint8 or
+    floating; only what `config.layouts` names is read.
     """
 
     config: ModelConfig
@@ -166,7 +184,7 @@ class Pyramid(nn.Module):
             spatial = self._map("spatial", rgb, train)
             pooled["spatial"] = spatial.mean((-3, -2))
         if config.uses_flow:
-            motion, motion_vector = self._motion(inputs["flow"], train)
+            motion, motion_vector = self._motion(self._snippets(inputs), train)
             if spatial is not None and config.attention:
                 pooled["attended"], attention = self._attend(spatial, motion, motion_vector)
             if config.streams != "spatial":
@@ -178,14 +196,8 @@ class Pyramid(nn.Module):
 
     def _check_shapes(self, inputs):
         """Refuses what broadcasting would hide, such as a batch of one beside a batch of many."""
-        config = self.config
-        layouts: dict[str, tuple[str | int, ...]] = {}
-        if config.uses_rgb:
-            layouts["rgb"] = ("B", "H", "W", 3)
-        if config.uses_flow:
-            layouts["flow"] = ("B", config.snippets, "H", "W", 2 * config.snippet_length)
         sizes = {}
-        for name, axes in layouts.items():
+        for name, axes in self.config.layouts.items():
             shape = jnp.shape(inputs[name]) if name in inputs else ()
             named = zip(axes, shape, strict=False)
             sizes = {axis: size for axis, size in named if isinstance(axis, str)} | sizes
@@ -224,15 +236,24 @@ class Pyramid(nn.Module):
             )
         return features
 
-    def _motion(self, flow, train):
-        """Level 1: [B, T, H, W, 2L] -> the motion map [B, h, w, d1] and its pooled vector."""
-        config = self.config
-        # Zero displacement is byte 127.5 (TSN: 128): a mirrored field is the exact negative.
+    def _snippets(self, inputs):
+        """What the flow stream sees, in its units: [B, T, H, W, 2L] or [B, T, H, W, 3L]."""
         _, scale = self._units("flow")
+        if self.config.motion == "rgb_difference":
+            # The mean of the units falls out; bytes subtract exactly in float32.
+            frames = inputs["frames"].astype(jnp.float32)
+            differences = (frames[:, :, 1:] - frames[:, :, :-1]) * scale[None, None]
+            differences = jnp.moveaxis(differences, 2, -2)  # [B, T, H, W, L, 3]
+            return differences.reshape(*differences.shape[:4], -1)
+        # Zero displacement is byte 127.5 (TSN: 128): a mirrored field is the exact negative.
+        return (inputs["flow"].astype(jnp.float32) - 127.5) * scale.mean()
+
+    def _motion(self, images, train):
+        """Level 1: [B, T, H, W, C] -> the motion map [B, h, w, d1] and its pooled vector."""
+        config = self.config
         # One set of parameters for all snippets, which are folded into the batch.
-        folded = flow.reshape(-1, *flow.shape[2:]).astype(jnp.float32)
-        maps = self._map("temporal", (folded - 127.5) * scale.mean(), train)
-        snippets = jnp.split(maps.reshape(*flow.shape[:2], *maps.shape[1:]), config.snippets, 1)
+        maps = self._map("temporal", images.reshape(-1, *images.shape[2:]), train)
+        snippets = jnp.split(maps.reshape(*images.shape[:2], *maps.shape[1:]), config.snippets, 1)
         snippets = [snippet.squeeze(1) for snippet in snippets]
         if config.snippets == 1:
             motion = snippets[0]

@@ -34,7 +34,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
     reformatter = VideoReformatter()
     try:
         # Some files of HMDB51 carry metadata that is not UTF-8.
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(f"file:{path}", metadata_errors="ignore") as container:  # "a:b" is no protocol
             if not container.streams.video:
                 raise UnreadableVideo("no video stream")
             stream = container.streams.video[0]
@@ -42,7 +42,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
             for frame in container.decode(stream):
                 image = reformatter.reformat(frame, format="rgb24").to_ndarray()
                 count += 1
-                yield image if size is None else _resize(image, size)
+                yield image if size is None else resize(image, size)
     except (FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
         raise UnreadableVideo(f"does not decode after {count} frames: {reason}") from error
@@ -53,7 +53,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
         raise UnreadableVideo(f"truncated: {count} of {declared} frames")
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Bilinear is TSN's, of frames that are smaller than `size`; in a large video it would skip
     # pixels, and their aliasing would move otherwise than the scene.
     if image.shape[1::-1] == size:

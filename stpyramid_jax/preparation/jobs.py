@@ -1,19 +1,27 @@
-"""One shard's work: its videos decoded, their flow computed, both written."""
+"""One shard's work: the records of its videos, from wherever they come, written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
-import numpy as np
 
 from stpyramid_jax.preparation import shards
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.decode import UnreadableVideo, frames
-from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.decode import UnreadableVideo
 
-JPEG_QUALITY = 95
 MIN_FRAMES = 11  # one snippet of L = 10 fields
+
+
+class Source(Protocol):
+    """Where the records of listed videos come from: `videos.Videos` or `images.Images`."""
+
+    def holds(self, path: str) -> bool: ...
+
+    def sizes(self, paths: Iterable[str]) -> list[int]: ...
+
+    def records(self, path: str, size: tuple[int, int]) -> Iterator[tuple[str, bytes]]: ...
 
 
 class VideoError(RuntimeError):
@@ -32,10 +40,9 @@ class Job:
     name: str
     shard: int
     shards: int
-    root: Path
+    source: Source
     videos: tuple[ListedVideo, ...]
     size: tuple[int, int]
-    flow: str
     families: tuple[str, ...]
     on_error: str
 
@@ -61,25 +68,14 @@ def prepare_shard(job: Job) -> int:
 
 
 def _write_video(job: Job, video: ListedVideo, shard: shards.ShardWriter) -> None:
-    common = {"video": video.name.encode(), "label": video.label}
-    count = 0
-
-    def grey_frames() -> Iterator[np.ndarray]:
-        nonlocal count
-        for image in frames(job.root / video.path, job.size):
-            shard.check()
-            shard.files["rgb"].append(
-                image=_jpeg(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)), frame=count, **common
-            )
-            count += 1
-            yield cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-    for number, field in enumerate(flow_fields(grey_frames(), job.flow)):
-        image = _jpeg(field.reshape(-1, field.shape[-1]))
-        shard.files["flow"].append(image=image, frame=number, **common)
-    if count < MIN_FRAMES:
-        raise UnreadableVideo(f"has {count} frames, fewer than the {MIN_FRAMES} of one snippet")
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    counts = dict.fromkeys(job.families, 0)
+    for family, image in job.source.records(video.path, job.size):
+        shard.check()
+        shard.files[family].append(
+            image=image, video=video.name.encode(), frame=counts[family], label=video.label
+        )
+        counts[family] += 1
+    if counts["rgb"] < MIN_FRAMES:
+        raise UnreadableVideo(
+            f"has {counts['rgb']} frames, fewer than the {MIN_FRAMES} of one snippet"
+        )

@@ -19,6 +19,11 @@ import numpy as np
 from stpyramid_jax.preparation.annotations import ListedVideo
 from stpyramid_jax.preparation.disk import write
 from stpyramid_jax.preparation.shards import entries_of, left_out, remove_parts, shard_shares
+from stpyramid_jax.preparation.tfds import tfds_files
+from stpyramid_jax.records import shard_file
+
+COLUMNS = ("name", "path", "class", "label", "group", "frames", "fields", "shard")
+"""Columns of `videos.csv`; a column for each split follows."""
 
 LIBRARIES = ("parameters.libraries.", "parameters.flow.jax", "parameters.flow.platform")
 """Keys of a plan that shape the bytes but are not of the user's choosing."""
@@ -139,27 +144,28 @@ def finalise(folder: Path, plan: Mapping, videos: Sequence[ListedVideo]) -> dict
             f"none of the {len(videos)} videos could be prepared; {folder / 'errors.csv'} says why"
         )
 
-    names = [f"{family}_offsets" for family in plan["families"]]
+    shares = shard_shares(len(videos))
+    shards = {v.name: shard for shard, share in enumerate(shares) for v in videos[share]}
     offsets = {
-        name: np.concatenate([np.asarray(entries[v.name][name], np.int64) for v in kept])
-        for name in names
+        family: [np.asarray(entries[v.name][f"{family}_offsets"], np.int64) for v in kept]
+        for family in plan["families"]
     }
-    index = io.BytesIO()
-    np.savez(index, allow_pickle=False, **offsets)
-    shards = {
-        video.name: shard
-        for shard, share in enumerate(shard_shares(len(videos)))
-        for video in videos[share]
-    }
-    columns = ("name", "path", "class", "label", "group", "frames", "fields", "shard")
+    frames = [entries[video.name]["frames"] for video in kept]
     rows = [
         (v.name, v.path, v.class_name, v.label, v.group, n, n - 1, shards[v.name], *v.splits)
-        for v in kept
-        for n in (entries[v.name]["frames"],)
+        for v, n in zip(kept, frames, strict=True)
     ]
+    sizes = {}
+    for family in plan["families"]:
+        records = [0] * len(shares)
+        for video, ends in zip(kept, offsets[family], strict=True):
+            records[shards[video.name]] += len(ends) - 1
+        names = [shard_file(plan["name"], family, n, len(shares)) for n in range(len(shares))]
+        sizes[family] = [(n, files[name]["bytes"]) for n, name in zip(records, names, strict=True)]
     joined = {
-        "index.npz": index.getvalue(),
-        "videos.csv": _table((*columns, *plan["splits"]), rows),
+        "index.npz": _index(offsets),
+        "videos.csv": _table((*COLUMNS, *plan["splits"]), rows),
+        **tfds_files(plan["name"], plan["classes"], sizes),
     }
     for name, data in joined.items():
         write(folder / name, data)
@@ -167,28 +173,39 @@ def finalise(folder: Path, plan: Mapping, videos: Sequence[ListedVideo]) -> dict
     for name, data in joined.items():
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    frames = sum(entries[video.name]["frames"] for video in kept)
     files = dict(sorted(files.items()))
-    shaped = json.dumps([plan["parameters"], files], sort_keys=True)
     dataset = {
         **plan,
         "videos": len(kept),
         "errors": len(errors),
-        "rgb_frames": frames,
-        "flow_fields": frames - len(kept),
-        "shards": len(shard_shares(len(videos))),
+        "rgb_frames": sum(frames),
+        "flow_fields": sum(frames) - len(kept) if len(offsets) > 1 else 0,
+        "shards": len(shares),
         "files": files,
-        "digest": hashlib.sha256(shaped.encode()).hexdigest(),
+        "digest": digest_of(plan["parameters"], files),
     }
     write(folder / "dataset.json", (json.dumps(dataset, indent=1) + "\n").encode())
     _remove_hidden(folder)
     return dataset
 
 
+def digest_of(parameters: Mapping, files: Mapping) -> str:
+    """SHA-256 that names a data set: of what shaped its bytes, and of its files."""
+    shaped = json.dumps([parameters, files], sort_keys=True)
+    return hashlib.sha256(shaped.encode()).hexdigest()
+
+
 def _remove_hidden(folder: Path) -> None:
     remove_parts(folder)
     for path in (*folder.glob(".shard-*.jsonl"), folder / ".plan.json"):
         path.unlink(missing_ok=True)
+
+
+def _index(offsets: Mapping[str, Sequence[np.ndarray]]) -> bytes:
+    data = io.BytesIO()
+    arrays = {f"{family}_offsets": np.concatenate(ends) for family, ends in offsets.items()}
+    np.savez(data, allow_pickle=False, **arrays)
+    return data.getvalue()
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence]) -> bytes:

@@ -39,13 +39,12 @@ class TrainState(flax.struct.PyTreeNode):
 
 def example_inputs(config: ModelConfig, crop: int) -> dict[str, jax.Array]:
     """Inputs of the shapes that the model takes, all grey and still."""
-    inputs = {}
-    if config.uses_rgb:
-        inputs["rgb"] = jnp.full((1, crop, crop, 3), 128, jnp.uint8)
-    if config.uses_flow:
-        shape = (1, config.snippets, crop, crop, 2 * config.snippet_length)
-        inputs["flow"] = jnp.full(shape, 128, jnp.uint8)
-    return inputs
+    sizes = {"B": 1, "H": crop, "W": crop}
+    shapes = {
+        name: [size if isinstance(size, int) else sizes[size] for size in axes]
+        for name, axes in config.layouts.items()
+    }
+    return {name: jnp.full(shape, 128, jnp.uint8) for name, shape in shapes.items()}
 
 
 def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:

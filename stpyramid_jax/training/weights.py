@@ -29,12 +29,13 @@ def read_weights(spec: str, config: ModelConfig) -> dict[str, Weights]:
     """Weights by stream of `training.weights`; a source is a workdir, a file or a known name.
 
     Raises:
-      ValueError: a source cannot be read or is of another backbone, or a run lacks the stream.
+      ValueError: a source cannot be read or is of another backbone, or a run lacks the stream or
+        trained it on what this model cannot take.
     """
     used = {"spatial": config.uses_rgb, "temporal": config.uses_flow}
     sources = weights_per_stream(spec, tuple(name for name, uses in used.items() if uses))
     return {
-        stream: stream_of_run(Path(source), stream, config.backbone)
+        stream: stream_of_run(Path(source), stream, config)
         if Path(source).is_dir()
         else load_weights(source, config.backbone)
         for stream, source in sources.items()
@@ -57,16 +58,18 @@ def check_frozen(config: ModelConfig, params: Mapping[str, Any], given: Collecti
         )
 
 
-def stream_of_run(workdir: Path, stream: str, backbone: str) -> Weights:
+def stream_of_run(workdir: Path, stream: str, config: ModelConfig) -> Weights:
     """A stream as an earlier run left it, whatever else that run trained.
 
     Raises:
-      ValueError: the folder holds no checkpoint, or one of another backbone or without the stream.
+      ValueError: the folder holds no checkpoint, or one of another backbone, without the stream, or
+        of a flow stream that saw fields where this one sees differences, or the other way round.
     """
     experiment, _ = load_experiment(workdir)
-    if experiment.model.backbone != backbone:
+    given = experiment.model
+    if given.backbone != config.backbone:
         raise ValueError(
-            f"weights {workdir}: of {experiment.model.backbone}; the model's backbone is {backbone}"
+            f"weights {workdir}: of {given.backbone}; the model's backbone is {config.backbone}"
         )
     variables = stream_variables(load_variables(experiment, workdir, make_mesh())[0], stream)
     if "params" not in variables:
@@ -75,7 +78,13 @@ def stream_of_run(workdir: Path, stream: str, backbone: str) -> Weights:
             f"weights {workdir}: that run has no {stream} stream; use it as "
             f"training.weights='{other}={workdir}'"
         )
-    return weights_of(variables, str(workdir))
+    weights = weights_of(variables, str(workdir))
+    if stream == "spatial" or given.motion == config.motion:
+        return weights
+    seen = f"its temporal stream was trained on {given.motion}"
+    if "rgb_difference" in (given.motion, config.motion):
+        raise ValueError(f"weights {workdir}: {seen}; the model's motion is {config.motion}")
+    return weights._replace(notes=(f"{seen}, now it sees {config.motion}",))
 
 
 def stream_variables(variables: Mapping[str, Any], stream: str) -> dict[str, Any]:

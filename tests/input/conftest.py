@@ -40,26 +40,33 @@ class Written:
         y, x = np.mgrid[: SIZE[0], : SIZE[1]]
         return np.stack([x * 2 + 6 * number, y * 2 + 20 * video]).astype(np.uint8)
 
+    @staticmethod
+    def warped(video: int, number: int) -> np.ndarray:
+        """As `flow`, downwards where that is to the right, and the other way round."""
+        y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+        return np.stack([y * 2 + 6 * number, x * 2 + 20 * video]).astype(np.uint8)
 
-def _write_shards(directory: Path, frames: list[int], shards: int = 2) -> Written:
+
+def _write_shards(
+    directory: Path, frames: list[int], shards: int = 2, families=("rgb", "flow")
+) -> Written:
     """Videos of the given numbers of frames, alternating between two classes and two splits."""
     written = Written(directory)
     directory.mkdir(parents=True, exist_ok=True)
     per_shard = -(-len(frames) // shards)
     contents: dict[str, bytes] = {}
-    offsets: dict[str, list[int]] = {"rgb": [], "flow": []}
+    offsets: dict[str, list[int]] = {family: [] for family in families}
     rows = []
     for video, count in enumerate(frames):
         name, label, shard = f"clip{video}", video % 2, video // per_shard
-        for family, number in (("rgb", count), ("flow", count - 1)):
+        for family in families:
+            number = count if family == "rgb" else count - 1
             file = f"tiny-{family}.tfrecord-{shard:05d}-of-{shards:05d}"
             data = contents.get(file, b"")
             offsets[family].append(len(data))
             for i in range(number):
-                if family == "rgb":
-                    image = written.rgb(video, i)[..., ::-1]
-                else:
-                    image = written.flow(video, i).reshape(-1, SIZE[1])
+                image = getattr(written, family)(video, i)
+                image = image[..., ::-1] if family == "rgb" else image.reshape(-1, SIZE[1])
                 example = {"image": jpeg(image), "video": name.encode(), "frame": i, "label": label}
                 start = len(data)
                 data += encode_record(encode_example(example))
@@ -103,7 +110,7 @@ def _write_shards(directory: Path, frames: list[int], shards: int = 2) -> Writte
         "name": "tiny",
         "classes": ["a", "b"],
         "splits": ["split1", "split2"],
-        "families": ["rgb", "flow"],
+        "families": list(families),
         "videos": len(frames),
         "rgb_frames": sum(frames),
         "flow_fields": sum(frames) - len(frames),

@@ -57,11 +57,11 @@ def test_testing_boxes_are_those_of_tsn():
 def test_a_box_of_the_crop_s_size_is_only_cut_out():
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     view = View(3, 7, 24, 24, False)
-    np.testing.assert_array_equal(augment.view_image(image, view, 24), image[3:27, 7:31])
-    mirrored = View(3, 7, 24, 24, True)
-    np.testing.assert_array_equal(
-        augment.view_image(image, mirrored, 24), image[3:27, 7:31][:, ::-1]
-    )
+    seen = augment.view_frames([image, 255 - image], view, 24)
+    np.testing.assert_array_equal(seen[0], image[3:27, 7:31])
+    np.testing.assert_array_equal(seen[1], 255 - seen[0])
+    mirrored = augment.view_frames([image, 255 - image], View(3, 7, 24, 24, True), 24)
+    np.testing.assert_array_equal(mirrored, seen[:, :, ::-1])
 
 
 def test_resizing_is_bilinear_between_pixel_centres():

@@ -5,7 +5,10 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -23,6 +26,8 @@ class Numbers:
     Frame t is t; field k is x = 2 k, y = 2 k + 1. `reads` lists what was asked.
     """
 
+    directory, families = Path("numbers"), ("rgb", "flow", "warped")
+
     def __init__(self, fields):
         self.videos = [Video(f"n{n}", 0, "", n + 1, n, 0, {}) for n in fields]
         self.reads = []
@@ -31,14 +36,16 @@ class Numbers:
         self.reads.append(("rgb", video, frame))
         return np.full((10, 12, 3), frame, np.uint8)
 
-    def flow(self, video, start, length):
-        self.reads += [("flow", video, k) for k in range(start, start + length)]
+    def flow(self, video, start, length, family="flow"):
+        self.reads += [(family, video, k) for k in range(start, start + length)]
         numbers = np.arange(2 * start, 2 * (start + length), dtype=np.uint8)
         return np.tile(numbers.reshape(length, 2, 1, 1), (1, 1, 10, 12))
 
 
 class Places:
     """A source whose every image says in each pixel where the pixel is: (x, y, 0) and (x, y)."""
+
+    directory, families = Path("places"), ("rgb", "flow")
 
     def __init__(self):
         self.videos = [Video("places", 0, "", 31, 30, 0, {})]
@@ -48,7 +55,7 @@ class Places:
     def rgb(self, video, frame):
         return self.image
 
-    def flow(self, video, start, length):
+    def flow(self, video, start, length, family="flow"):
         return np.tile(self.field, (length, 1, 1, 1))
 
 
@@ -108,6 +115,7 @@ def test_each_image_is_read_once_a_row(length):
     rows = list(pipeline.eval_batches(source, np.arange(3), config, 1, 10, 1))
     assert len(rows) == 3
     assert max(Counter(source.reads).values()) == 1
+    assert {kind for kind, *_ in source.reads} == {"rgb", "flow"}
     # Of the long clip exactly the fields in its snippets: with L = 1 not those between.
     wanted = {k // 2 for k in rows[0]["flow"][0, 0, :, 0, 0, ::2].ravel().tolist()}
     assert {k for kind, video, k in source.reads if (kind, video) == ("flow", 0)} == wanted
@@ -199,6 +207,103 @@ def test_evaluation_covers_every_position_once(positions, batch_size, count):
             found.update((video, t) for video, t, real in rows if real)
     assert found == expected
     assert len(set(lengths)) == 1
+
+
+@pytest.mark.parametrize("streams", ["temporal", "both"])
+def test_frames_of_differences_are_read_once_and_no_flow(streams):
+    """Neighbouring snippets overlap, and the frame of the other stream is mostly among theirs."""
+    for length in (1, 4):
+        config = replace(CONFIG, motion="rgb_difference", streams=streams, snippet_length=length)
+        source = Numbers([30, 5, 1])
+        rows = list(pipeline.eval_batches(source, np.arange(3), config, 1, 10, 1))
+        assert max(Counter(source.reads).values()) == 1
+        seen = {k for name in config.inputs for k in np.unique(rows[0][name]).tolist()}
+        assert {read for read in source.reads if read[1] == 0} == {("rgb", 0, k) for k in seen}
+
+
+def test_the_motion_changes_neither_the_samples_nor_their_views():
+    """Frames of a snippet are those that its fields lie between, of the same seed's samples."""
+    flow, warped, frames = (
+        take(3, Numbers([40, 9]), 4, 5, videos=np.arange(2), config=replace(CONFIG, motion=motion))
+        for motion in ("flow", "warped", "rgb_difference")
+    )
+    assert_equal(flow, warped)
+    for fields, differences in zip(flow, frames, strict=True):
+        for name in ("rgb", "label", "video"):
+            np.testing.assert_array_equal(fields[name], differences[name])
+        assert "flow" not in differences
+        number = differences["frames"][:, :, :, 0, 0, 0]
+        # y of field k is 2 k + 1, mirrored or not.
+        np.testing.assert_array_equal(number[:, :, :-1], fields["flow"][:, :, 0, 0, 1::2] // 2)
+        np.testing.assert_array_equal(np.diff(number.astype(int)), 1)
+
+
+def test_frames_are_the_naive_ones(write_shards, tmp_path):
+    """Every crop of every position, also of clips shorter than a snippet; mirrors do not negate."""
+    write_shards(tmp_path, [16, 4, 2], families=("rgb",))
+    shards = Shards(tmp_path)
+    config = replace(CONFIG, motion="rgb_difference", snippets=2)
+    (batch,) = pipeline.eval_batches(shards, np.arange(3), config, 2, 10, 6)
+    assert batch["frames"].shape == (6, 10, 2, 5, 20, 20, 3)
+    assert batch["frames"].dtype == np.uint8
+    views = pipeline.augment.test_views((48, 64), 0.875, 10)
+    for row, video in enumerate(batch["video"].tolist()):
+        last = shards.videos[video].frames - 1
+        sample = pipeline.sampling.test_samples(last, 2, 2, 4, 2)[row % 2]
+        for (crop, view), snippet, i in itertools.product(enumerate(views), range(2), range(5)):
+            number = min(max(sample.starts[snippet] + i, 0), last)
+            box = shards.rgb(video, number)[view.y :, view.x :][: view.height, : view.width]
+            image = cv2.resize(box, (20, 20))
+            image = image[:, ::-1] if view.flip else image
+            np.testing.assert_array_equal(batch["frames"][row, crop, snippet, i], image)
+    differences = np.diff(batch["frames"].astype(int), axis=3)
+    np.testing.assert_array_equal(differences[:, 5:], differences[:, :5, ..., ::-1, :])
+    assert differences.any()
+
+
+def test_fields_without_the_motion_of_the_camera_come_from_their_family(write_shards, tmp_path):
+    write_shards(tmp_path, [16, 12], families=("rgb", "flow", "warped"))
+    shards, config = Shards(tmp_path), replace(CONFIG, crop=42)  # the side of the box
+    flow, warped = (
+        next(iter(pipeline.eval_batches(shards, np.arange(2), of, 1, 1, 2)))["flow"]
+        for of in (config, replace(config, motion="warped"))
+    )
+    for video in range(2):
+        (sample,) = pipeline.sampling.test_samples(shards.videos[video].fields, 1, 3, 4, 2)
+        for family, seen in (("flow", flow), ("warped", warped)):
+            field = shards.flow(video, sample.starts[1] + 3, 1, family)[0]
+            cut = field[:, 3:45, 11:53]  # the centre, 42 of 48 x 64
+            np.testing.assert_array_equal(seen[video, 0, 1, :, :, 6:8], np.moveaxis(cut, 0, -1))
+    assert (flow != warped).any()
+
+
+@pytest.mark.parametrize(
+    ("families", "motion", "line"),
+    [
+        (
+            ("rgb", "flow"),
+            "warped",
+            r"model\.motion='warped': {} has records of rgb and flow only; prepare it with "
+            r"--warped into another folder, or choose another model\.motion",
+        ),
+        (
+            ("rgb",),
+            "flow",
+            r"model\.motion='flow': {} has records of rgb only; prepare it with --flow=tvl1",
+        ),
+    ],
+)
+def test_a_data_set_without_the_motion_is_refused(families, motion, line, write_shards, tmp_path):
+    write_shards(tmp_path, [9, 9], families=families)
+    shards, config = Shards(tmp_path), replace(CONFIG, motion=motion)
+    line = line.format(re.escape(str(tmp_path)))
+    with pytest.raises(ValueError, match=line) as refused:
+        pipeline.train_iterator(shards, np.arange(2), config, 2, 0)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=line):
+        pipeline.eval_batches(shards, np.arange(2), config, 1, 1, 2)
+    spatial = replace(config, streams="spatial")  # does not need it
+    assert next(iter(pipeline.eval_batches(shards, np.arange(2), spatial, 1, 1, 2)))["mask"].all()
 
 
 @pytest.mark.parametrize(("streams", "kept"), [("spatial", "rgb"), ("temporal", "flow")])

@@ -15,7 +15,7 @@ clips = st.integers(1, 80)
 
 def check(sample, num_fields, snippets, length):
     """What every sample must keep, long clip or short."""
-    indices = sampling.field_indices(sample, num_fields, length)
+    indices = sampling.numbers(sample, num_fields, length, ("flow",))["flow"]
     assert indices.shape == (snippets, length)
     assert indices.min() >= 0
     assert indices.max() < num_fields
@@ -91,7 +91,10 @@ def test_training_is_uniform_over_tau_and_place():
 def test_one_snippet_is_consecutive_fields_around_the_frame():
     (sample,) = sampling.test_samples(30, 1, 1, 10, 5)
     assert sample == sampling.Sample(t=15, starts=(10,), tau=5)
-    assert sampling.field_indices(sample, 30, 10).tolist() == [list(range(10, 20))]
+    chosen = sampling.numbers(sample, 30, 10, ("rgb", "flow", "frames"))
+    assert chosen["rgb"] == 15
+    assert chosen["flow"].tolist() == [list(range(10, 20))]
+    assert chosen["frames"].tolist() == [list(range(10, 21))]
 
 
 def test_positions_of_a_known_clip():
@@ -103,9 +106,27 @@ def test_positions_of_a_known_clip():
 
 def test_a_clip_shorter_than_a_snippet_repeats_its_ends():
     (sample,) = sampling.test_samples(5, 1, 1, 10, 1)
-    indices = sampling.field_indices(sample, 5, 10)
-    assert indices.tolist() == [[0, 0, 0, 0, 1, 2, 3, 4, 4, 4]]
+    chosen = sampling.numbers(sample, 5, 10, ("flow", "frames"))
+    assert chosen["flow"].tolist() == [[0, 0, 0, 0, 1, 2, 3, 4, 4, 4]]
+    # Fields repeat, frames too: their differences are five, and none beyond the ends.
+    assert chosen["frames"].tolist() == [[0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 5]]
     assert sample.t == 2
+
+
+@given(st.integers(0, 2**32), clips, snippets, lengths, taus)
+def test_differences_lie_where_fields_do_and_stand_still_beyond_the_clip(
+    seed, num_fields, snippets, length, tau
+):
+    rng = np.random.default_rng(seed)
+    sample = sampling.train_sample(rng, num_fields, snippets, length, (1, tau))
+    chosen = sampling.numbers(sample, num_fields, length, ("flow", "frames"))
+    fields, before, after = chosen["flow"], chosen["frames"][:, :-1], chosen["frames"][:, 1:]
+    asked = np.array(sample.starts)[:, None] + np.arange(length)
+    inside = (asked >= 0) & (asked < num_fields)
+    np.testing.assert_array_equal(before[inside], fields[inside])
+    np.testing.assert_array_equal(after - before, inside)
+    assert chosen["frames"].min() >= 0
+    assert chosen["frames"].max() <= num_fields
 
 
 def test_a_clip_without_motion_is_refused():

@@ -57,6 +57,17 @@ def test_a_run_of_fields_is_its_fields(shards):
     np.testing.assert_array_equal(run, np.concatenate([shards.flow(3, k, 1) for k in range(4, 10)]))
 
 
+def test_fields_without_the_motion_of_the_camera_are_a_family_of_their_own(write_shards, tmp_path):
+    written = write_shards(tmp_path, [5, 4], families=("rgb", "flow", "warped"))
+    shards = Shards(tmp_path)
+    assert shards.families == ("rgb", "flow", "warped")
+    for family in ("flow", "warped"):
+        read = shards.flow(1, 1, 2, family).astype(int)
+        for field, number in zip(read, (1, 2), strict=True):
+            assert np.abs(field - getattr(written, family)(1, number)).max() <= LOSS
+    np.testing.assert_array_equal(shards.flow(1, 0, 3), shards.flow(1, 0, 3, "flow"))
+
+
 def test_the_table_of_videos(shards):
     assert shards.classes == ("a", "b")
     assert len(shards.digest) == 64

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from stpyramid_jax.models.backbones import BACKBONES
 from stpyramid_jax.models.pyramid import MODELS, ModelConfig, create_model, named_model
 
 SIDE = 16  # a map of 2 x 2
@@ -18,13 +19,14 @@ def config_of(name="D", **fields):
 
 
 def inputs_of(config, seed=0, batch=2, side=SIDE):
-    """Both inputs, whether the model reads them or not."""
+    """All inputs, whether the model reads them or not."""
     rng = np.random.default_rng(seed)
-    flow = (batch, config.snippets, side, side, 2 * config.snippet_length)
-    return {
-        "rgb": rng.integers(0, 256, (batch, side, side, 3)).astype(np.uint8),
-        "flow": rng.integers(0, 256, flow).astype(np.uint8),
+    shapes = {
+        "rgb": (batch, side, side, 3),
+        "flow": (batch, config.snippets, side, side, 2 * config.snippet_length),
+        "frames": (batch, config.snippets, config.snippet_length + 1, side, side, 3),
     }
+    return {name: rng.integers(0, 256, shape).astype(np.uint8) for name, shape in shapes.items()}
 
 
 def variables_of(model, inputs, seed=0):
@@ -93,6 +95,57 @@ def test_an_unused_input_need_not_be_given(name, needed):
     forward, _, inputs = built(name)
     alone = forward({needed: inputs[needed]}).logits
     np.testing.assert_allclose(alone, forward(inputs).logits, rtol=1e-5)
+
+
+# Motion
+
+
+def test_warped_fields_are_fields():
+    forward, variables, inputs = built("D")
+    warped = create_model(config_of("D", motion="warped")).apply(variables, inputs, train=False)
+    np.testing.assert_array_equal(warped.logits, forward(inputs).logits)
+
+
+@pytest.mark.parametrize("name", ["temporal", "D"])
+def test_rgb_differences_are_seen_in_the_place_of_flow(name):
+    """And frames are all that is read for it."""
+    forward, variables, inputs = built(name, motion="rgb_difference")
+    other = inputs_of(config_of(name), seed=1)
+    assert variables["params"]["temporal"]["conv1"]["kernel"].shape == (3, 3, 6, 16)
+    assert logits_change(forward, inputs, frames=other["frames"]) > 1e-4
+    assert logits_change(forward, inputs, flow=other["flow"]) == 0
+
+
+def test_frames_are_seen_as_their_differences_in_the_units_of_rgb():
+    """Naively: each frame less the one before, r, g, b, times the scale of RGB, to the backbone."""
+    fields = {"snippets": 3, "temporal_fusion": "average", "snippet_length": 4}
+    config = config_of("temporal", motion="rgb_difference", **fields)
+    model, inputs = create_model(config), inputs_of(config)
+    variables = variables_of(model, inputs)
+    scale = np.array([0.02, 0.03, 0.05], np.float32)
+    variables["units"]["flow"] = {"mean": np.array([9.0, 99.0, 199.0], np.float32), "scale": scale}
+    frames = inputs["frames"].astype(np.float32)
+    images = np.zeros((2, 3, SIDE, SIDE, 12), np.float32)
+    for k, colour in itertools.product(range(4), range(3)):
+        change = frames[:, :, k + 1, ..., colour] - frames[:, :, k, ..., colour]
+        images[..., 3 * k + colour] = change * scale[colour]
+    trunk = {name: tree["temporal"] for name, tree in variables.items() if "temporal" in tree}
+    backbone = BACKBONES[config.backbone].module()
+    pooled = np.mean([backbone.apply(trunk, images[:, t]).mean((1, 2)) for t in range(3)], 0)
+    head = variables["params"]["temporal_head"]
+    expected = pooled @ head["kernel"] + head["bias"]
+    logits = model.apply(variables, inputs, train=False).logits
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.ptp(expected) > 1e-3
+
+
+def test_differences_do_not_see_what_stands_still():
+    """Bytes of every frame that grow by 55 leave each difference as it is, to the bit."""
+    forward, _, inputs = built("temporal", motion="rgb_difference")
+    dark = inputs["frames"] // 2
+    np.testing.assert_array_equal(
+        forward({"frames": dark}).logits, forward({"frames": dark + 55}).logits
+    )
 
 
 def test_rows_of_a_batch_do_not_meet():
@@ -339,6 +392,8 @@ def test_jit_and_floating_bytes_change_nothing():
     [
         ({"backbone": "squeeznet"}, "model.backbone='squeeznet': .*did you mean 'squeezenet'"),
         ({"streams": "spatail"}, "model.streams='spatail': .*did you mean 'spatial'"),
+        ({"motion": "flwo"}, "model.motion='flwo': one of flow, warped, .*did you mean 'flow'"),
+        ({"motion": "rgb_diff"}, "model.motion='rgb_diff': .*did you mean 'rgb_difference'"),
         ({"temporal_fusion": "stbc"}, "model.temporal_fusion='stbc': .*did you mean 'stcb'"),
         ({"stream_fusion": "scores"}, "model.stream_fusion='scores': .*did you mean 'score'"),
         ({"guidance": "maps"}, "model.guidance='maps': .*did you mean 'map'"),
@@ -370,12 +425,15 @@ def test_unknown_models_name_the_nearest():
         ({"flow": np.zeros((2, 3, SIDE, SIDE, 6))}, r"flow of shape .* takes \[B, 3, H, W, 4\]"),
         ({"flow": np.zeros((2, SIDE, SIDE, 4))}, r"flow of shape \(2, 16, 16, 4\)"),
         ({"flow": np.zeros((2, 3, 32, 32, 4))}, r"flow of shape .*same B, H and W"),
+        # L frames, where L + 1 are needed for L differences.
+        ({"frames": np.zeros((2, 3, 2, SIDE, SIDE, 3))}, r"frames of .*\[B, 3, 3, H, W, 3\]"),
     ],
 )
 def test_inputs_of_another_shape_are_refused(changed, message):
-    forward, _, inputs = built("D")
+    missing = next(iter(changed))
+    motion = "rgb_difference" if missing == "frames" else "flow"
+    forward, _, inputs = built("D", motion=motion)
     with pytest.raises(ValueError, match=message):
         forward(inputs | changed)
-    missing = next(iter(changed))
     with pytest.raises(ValueError, match=rf"{missing} of shape \(\)"):
         forward({key: value for key, value in inputs.items() if key != missing})

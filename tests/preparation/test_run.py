@@ -9,12 +9,14 @@ import random
 import shutil
 import time
 from inspect import signature
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from stpyramid_jax import records
+from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.ops.tvl1 import tvl1
 from stpyramid_jax.preparation import run
 from stpyramid_jax.preparation.flow import flow_fields, flow_parameters
@@ -103,6 +105,25 @@ def test_dataset_describes_the_files(unbroken):
     assert dataset["parameters"]["size"] == [64, 48]
     assert dataset["parameters"]["flow"] == {"method": "dis", "bound": 20}
     assert files["errors.csv"] == b"name,path,reason\n"
+
+
+def test_families_are_those_that_were_asked_for(clips, unbroken, tmp_path):
+    """Flow without the camera's motion beside the same flow, or none, of the same frames."""
+    warped = quick(clips, tmp_path / "warped", warped=True)
+    none = quick(clips, tmp_path / "none", flow="none")
+    assert warped["families"] == ["rgb", "flow", "warped"]
+    assert none["families"] == ["rgb"]
+    there, here = tree(unbroken), tree(tmp_path / "warped")
+    for name in there:
+        if "tfrecord" in name:
+            assert here[name] == there[name]
+    alone = tree(tmp_path / "none")
+    assert not [name for name in alone if "flow" in name or "warped" in name]
+    assert {n: d for n, d in alone.items() if "-rgb." in n}.items() <= there.items()
+    shards = Shards(tmp_path / "warped")
+    for number, video in enumerate(shards.videos):
+        warped = shards.flow(number, 0, video.fields, "warped")
+        assert warped.shape == (video.fields, 2, 48, 64)
 
 
 def test_parameters_of_tvl1_are_recorded():
@@ -212,7 +233,8 @@ def test_other_settings_are_refused_by_name(clips, unbroken):
         ({"missing": "drop"}, "--missing=drop: choose one of fail, skip"),
         ({"size": (340, 0)}, "--size=340x0: needs at least 16"),
         ({"workers": 0}, "--workers=0: needs at least 1"),
-        ({"annotations": "lists"}, "takes no --annotations"),
+        ({"images": [Path("images")]}, "give one of --videos and --images"),
+        ({"flow": "none", "warped": True}, "--warped: is made of flow that is computed"),
         ({"classes": ["Runn"]}, "unknown class 'Runn', the nearest is 'Run'"),
     ],
 )
@@ -229,7 +251,7 @@ def test_bad_folders_are_refused_before_any_work(clips, tmp_path):
         quick(clips, clips / "out")
     with pytest.raises(ValueError, match="needs --annotations"):
         prepare("ucf101", clips, tmp_path / "out")
-    with pytest.raises(ValueError, match="--dataset=ucf11: choose one of ucf101, folder"):
+    with pytest.raises(ValueError, match="--dataset=ucf11: choose one of ucf101, hmdb51, "):
         prepare("ucf11", clips, tmp_path / "out")
 
 

@@ -150,16 +150,3 @@ def test_every_truncation_is_noticed(shard, tmp_path):
     for size in range(len(data)):
         with pytest.raises(ValueError, match="truncated at offset"):
             read(data[:size], offsets, tmp_path / "a")
-
-
-def test_tensorflow_reads_the_records(shard):
-    tf = pytest.importorskip("tensorflow")
-    path, _, _ = shard
-    features = {
-        "image": tf.io.FixedLenFeature([], tf.string),
-        "frame": tf.io.FixedLenFeature([], tf.int64),
-    }
-    for number, record in enumerate(tf.data.TFRecordDataset(str(path))):
-        example = tf.io.parse_single_example(record, features)
-        assert int(example["frame"]) == number
-        assert example["image"].numpy() == f"x{number}".encode() * 9

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stpyramid_jax.experiment import build_experiment, default_config
-from stpyramid_jax.models.pretrained import load_weights
+from stpyramid_jax.models.pretrained import load_weights, weights_of
 from stpyramid_jax.models.pyramid import named_model
 from stpyramid_jax.training.checkpoint import Checkpoints
 from stpyramid_jax.training.state import init_state
@@ -16,6 +16,7 @@ from stpyramid_jax.training.weights import (
     check_frozen,
     export_weights,
     read_weights,
+    stream_variables,
     with_weights,
 )
 
@@ -114,3 +115,39 @@ def test_norms_without_statistics_are_not_frozen():
     free = experiment_of("A", "squeezenet", partial_bn=True)  # has no norm
     params = jax.eval_shape(lambda key: init_state(free, key), jax.random.key(0)).params
     check_frozen(free.model, params, given=())
+
+
+def test_a_stream_of_images_starts_one_of_differences(tmp_path, capsys):
+    """Cross-modality: the mean over RGB for each of the 3 L channels."""
+    rgb = trained(tmp_path, experiment_of("spatial"), seed=1)
+    given = weights_of(stream_variables(rgb.variables, "spatial"), "rgb")
+    experiment = experiment_of("temporal", motion="rgb_difference", snippet_length=5)
+    fresh = jax.jit(lambda key: init_state(experiment, key))(jax.random.key(3))
+    state = with_weights(fresh, {"temporal": given})
+    kernel = state.params["temporal"]["conv1"]["kernel"]
+    mean = np.asarray(rgb.params["spatial"]["conv1"]["kernel"]).mean(2, keepdims=True)
+    np.testing.assert_array_equal(kernel, np.repeat(mean, 15, axis=2))
+    same(state.collections["units"]["flow"], rgb.collections["units"]["rgb"])
+    assert "conv1/kernel averaged over RGB for 15 channels" in capsys.readouterr().err
+
+
+def test_a_stream_of_warped_flow_starts_from_one_of_flow_and_says_so(tmp_path, capsys):
+    flow = trained(tmp_path, experiment_of("temporal"), seed=1)
+    experiment = experiment_of("temporal", motion="warped")
+    fresh = jax.jit(lambda key: init_state(experiment, key))(jax.random.key(3))
+    state = with_weights(fresh, read_weights(str(tmp_path), experiment.model))
+    same(state.params["temporal"], flow.params["temporal"])
+    line = f"weights: {tmp_path}: its temporal stream was trained on flow, now it sees warped"
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [("flow", "rgb_difference"), ("rgb_difference", "warped")]
+)
+def test_fields_and_differences_do_not_start_each_other(there, here, tmp_path):
+    """Not even where their kernels have one shape: 2 x 3 channels and 3 x 2."""
+    length = {"flow": 3, "warped": 3, "rgb_difference": 2}
+    trained(tmp_path, experiment_of("temporal", motion=there, snippet_length=length[there]), seed=1)
+    model = experiment_of("D", motion=here, snippet_length=length[here]).model
+    with pytest.raises(ValueError, match=f"trained on {there}; the model's motion is {here}"):
+        read_weights(f"temporal={tmp_path}", model)

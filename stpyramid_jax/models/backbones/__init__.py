@@ -41,7 +41,7 @@ class Backbone:
 
     Attributes:
       module: makes the Flax module. `module(...)(x, train=False)` takes images [N, H, W, C] that
-        are in its units already, C = 3 or 2L. It may be given
+        are in its units already, C = 3, 2L or 3L. It may be given
           num_classes: None for the last map [N, h, w, D]; else class scores [N, K] by the head
             that the net has for ImageNet (`ConvNet` has none);
           partial_bn: in training the first norm alone uses the batch's statistics, all others

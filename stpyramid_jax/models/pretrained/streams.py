@@ -1,7 +1,7 @@
 """Weights into the streams of a pyramid, by rules over parameter paths, with a report.
 
 Cross-modality pre-training (slides; TSN, section 3.2): the flow stream starts from weights for RGB
-whose first kernel is averaged over RGB and repeated for every flow channel, without rescaling.
+whose first kernel is averaged over RGB and repeated for each of its channels, without rescaling.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from stpyramid_jax.models.pretrained.weights import Weights, leaves
 STREAMS = ("spatial", "temporal")
 
 INPUTS = {"spatial": "rgb", "temporal": "flow"}
-"""The input of each stream, under whose name the collection `units` has what is expected of it."""
+"""The input of each stream, under whose name the collection `units` has what is expected of it
+(`flow` whatever the stream's motion is)."""
 
 RULES = {
     "first kernel": FIRST_KERNEL,
@@ -48,7 +49,7 @@ def rule_of(path: str) -> str:
 
 
 def cross_modality(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution for flow from one for RGB: its mean over RGB, for every channel.
+    """A first convolution for motion from one for RGB: its mean over RGB, for every channel.
 
     [h, w, 3, D] -> [h, w, channels, D], not rescaled.
     """

@@ -1,11 +1,18 @@
-"""What a list of videos says, and the checks that every list passes before any work."""
+"""What a list of videos says, how it is read, and how it is refused."""
 
 import difflib
+import functools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+There = Callable[[str], bool]
+"""Whether the video of a path, relative to the folder of videos, is there."""
+
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Ends a line of a list or of a message, or is no text in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -31,49 +38,47 @@ class Annotations:
     missing: int = 0  # listed but not on disk, and left out on request
 
 
+def composed(name: str) -> str:
+    """A name to compare: file systems differ in how they compose accented letters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def stem_of(path: str) -> str:
+    return path.removesuffix(PurePosixPath(path).suffix)
+
+
 def group_of(path: str, class_name: str) -> str:
-    match = re.search(r"_(g\d+)_", Path(path).name)
-    return f"{class_name}_{match[1]}" if match else path.rpartition(".")[0]
+    match = re.search(r"_(g\d+)_", PurePosixPath(path).name)
+    return f"{class_name}_{match[1]}" if match else stem_of(path)
 
 
-def choose(known: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
-    refuse(f"--classes: {unknown(name, known)}" for name in classes if name not in known)
-    return tuple(name for name in known if not classes or name in classes)
+def file_name(text: str) -> str:
+    """Name of a data set, which the names of its shards begin with."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:64] or "videos"
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def choose(known: Collection[str], classes: Collection[str]) -> tuple[str, ...]:
+    wanted = {composed(name) for name in classes}
+    strange = wanted - {composed(name) for name in known}
+    refuse(f"--classes: {unknown(n, known)}" for n in classes if composed(n) in strange)
+    return tuple(name for name in known if not classes or composed(name) in wanted)
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    return f"unknown class {name!r}, the nearest is {_nearest(name, tuple(known))!r}"
+
+
+@functools.lru_cache  # a list may name one class on thousands of lines
+def _nearest(name: str, known: tuple[str, ...]) -> str:
     def likeness(other):
         return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
-    return f"unknown class {name!r}, the nearest is {max(known, key=likeness)!r}"
-
-
-def duplicates(videos: Iterable[ListedVideo]) -> list[str]:
-    count = Counter(video.name for video in videos)
-    return [f"{v.path}: duplicate name {v.name!r}" for v in videos if count[v.name] > 1]
-
-
-def leaks(videos: Iterable[ListedVideo], splits: Sequence[str]) -> list[str]:
-    faults = []
-    for column, split in enumerate(splits):
-        sides = defaultdict(dict)
-        for video in videos:
-            sides[video.group].setdefault(video.splits[column], video.path)
-        faults += [
-            f"{split}: group {group} is on both sides: "
-            f"{side['train']} in train, {side['test']} in test"
-            for group, side in sides.items()
-            if {"train", "test"} <= side.keys()
-        ]
-    return faults
+    return max(known, key=likeness)
 
 
 def rows(path: Path, pattern: str, form: str) -> list[tuple[str, ...]]:
     """Groups of `pattern` in every line that is not blank; `form` is the pattern for people."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error})") from None
+    lines = text_of(path).split("\n")
     rows = [
         (number, line.strip(), re.fullmatch(pattern, line.strip()))
         for number, line in enumerate(lines, 1)
@@ -85,7 +90,20 @@ def rows(path: Path, pattern: str, form: str) -> list[tuple[str, ...]]:
     return [row.groups() for _, _, row in rows if row]
 
 
+def text_of(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from None
+
+
 def refuse(faults: Iterable[str]) -> None:
-    faults = list(faults)
-    if faults:
-        raise ValueError("\n".join(faults))
+    """Raises all faults as one ValueError, a line each whatever the names in it hold."""
+    lines = [UNWRITABLE.sub(lambda match: ascii(match[0])[1:-1], fault) for fault in faults]
+    if lines:
+        raise ValueError("\n".join(lines))

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from stpyramid_jax.preparation.annotations.checks import checked
 from stpyramid_jax.preparation.annotations.listing import (
     Annotations,
     ListedVideo,
+    There,
     choose,
-    duplicates,
     group_of,
-    leaks,
     refuse,
     rows,
     unknown,
@@ -18,7 +18,11 @@ from stpyramid_jax.preparation.annotations.listing import (
 
 
 def read_ucf101(
-    annotations: Path, videos: Path, classes: Sequence[str] = (), missing: str = "fail"
+    annotations: Path,
+    videos: Path,
+    classes: Sequence[str] = (),
+    missing: str = "fail",
+    there: There | None = None,
 ) -> Annotations:
     """Reads `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`, N = 1, 2, 3.
 
@@ -31,6 +35,7 @@ def read_ucf101(
       classes: only these; labels then count them in the order of `classInd.txt`, whatever order
         they are given in.
       missing: "fail" refuses a list with videos that are not on disk, "skip" leaves them out.
+      there: whether the video of a path is there; by default, whether `videos` holds that file.
 
     Raises:
       ValueError: one line for every list that is missing, line that cannot be read, unknown class,
@@ -48,14 +53,17 @@ def read_ucf101(
         for path in (index, *lists.values())
         if not path.is_file()
     )
-    known = {name: number for number, name in rows(index, r"(\d+)\s+(\S+)", "NUMBER CLASS")}
+    numbered = rows(index, r"(\d+)\s+(\S.*)", "NUMBER CLASS")
+    known = {name: number for number, name in numbered}
     if not known:
         raise ValueError(f"{index}: empty; expected a line NUMBER CLASS for each class")
     chosen = choose(known, classes)
 
     faults = []
+    if len(known) < len(numbered):
+        faults.append(f"{index}: {len(numbered)} lines, but only {len(known)} different classes")
     parts = defaultdict(lambda: [""] * len(splits))
-    video_line = r"(([^/\s]+)/\S+)"
+    video_line = r"(([^/]+)/[^/]+\.\w+)"
     forms = {
         "train": (rf"{video_line}\s+(\d+)", "CLASS/VIDEO NUMBER"),
         "test": (rf"{video_line}()", "CLASS/VIDEO"),
@@ -77,20 +85,18 @@ def read_ucf101(
     if not parts:
         faults.append(f"{annotations}: the lists hold no video of {', '.join(chosen)}")
 
-    absent = {path for path in parts if not (videos / path).is_file()}
-    if missing == "fail":
-        faults += [f"{videos / path}: listed, but not on disk" for path in sorted(absent)]
-    elif parts and len(absent) == len(parts):
-        faults.append(f"{videos}: holds none of the {len(parts)} listed videos")
     found = tuple(
         ListedVideo(
-            Path(path).stem, path, folder, label, group_of(path, folder), tuple(parts[path])
+            name=Path(path).stem,
+            path=path,
+            class_name=folder,
+            label=chosen.index(folder),
+            group=group_of(path, folder),
+            splits=tuple(columns),
         )
-        for label, folder in enumerate(chosen)
-        for path in sorted(parts)
-        if path.partition("/")[0] == folder and (missing == "fail" or path not in absent)
+        for path, columns in parts.items()
+        for folder in (path.partition("/")[0],)
     )
-    refuse(faults + duplicates(found) + leaks(found, splits))
     # A score on some classes must not pass for one on all of them.
     name = "ucf101" if len(chosen) == len(known) else f"ucf101-{len(chosen)}-classes"
-    return Annotations(name, chosen, splits, found, len(absent) if missing == "skip" else 0)
+    return checked(Annotations(name, chosen, splits, found), videos, missing, there, faults)

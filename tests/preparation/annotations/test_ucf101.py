@@ -1,8 +1,10 @@
 import csv
+import unicodedata
+from pathlib import Path
 
 import pytest
 
-from stpyramid_jax.preparation.annotations import read_folder, read_ucf101
+from stpyramid_jax.preparation.annotations import read_ucf101
 
 TRAIN = (
     "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
@@ -17,24 +19,12 @@ TEST = (
 
 
 @pytest.fixture
-def ucf(tmp_path, make):
+def ucf(tmp_path, make, disk):
     """(lists, videos), with every listed video on disk; `write` replaces the lists."""
     lists, videos = tmp_path / "lists", tmp_path / "videos"
     make.write_lists(lists, {1: (TRAIN, TEST), 2: (TEST, TRAIN)})
-    touch(videos, *TRAIN, *TEST)
+    disk.touch(videos, *TRAIN, *TEST)
     return lists, videos
-
-
-def touch(folder, *paths):
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).touch()
-
-
-def faults(call, *args, **kwargs):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the lines are compared by the caller
-        call(*args, **kwargs)
-    return str(caught.value).splitlines()
 
 
 def test_lists_with_crlf_become_videos_in_order_of_class_and_path(ucf):
@@ -60,14 +50,14 @@ def test_chosen_classes_are_labelled_in_the_order_of_the_index(ucf):
     assert {(v.class_name, v.label) for v in read.videos} == {("ApplyEyeMakeup", 0), ("PullUps", 1)}
 
 
-def test_all_offenders_are_named_at_once(ucf, make):
+def test_all_offenders_are_named_at_once(ucf, make, disk):
     lists, videos = ucf
     leak = "PullUps/v_PullUps_g08_c03.avi"
     train = (*TRAIN, TRAIN[0], "PullUp/v_PullUps_g09_c01.avi", "PullUps/v_PullUps_g10_c01.avi")
     make.write_lists(lists, {1: (train, (*TEST, leak)), 2: (TEST, TRAIN)})
-    touch(videos, leak)
+    disk.touch(videos, leak)
     (videos / TRAIN[1]).unlink()
-    lines = faults(read_ucf101, lists, videos)
+    lines = disk.faults(read_ucf101, lists, videos)
     for sign in (
         "trainlist01.txt: PullUp/v_PullUps_g09_c01.avi: unknown class 'PullUp', "
         "the nearest is 'PullUps'",
@@ -80,73 +70,75 @@ def test_all_offenders_are_named_at_once(ucf, make):
         assert sign in lines
 
 
-def test_one_name_in_two_files_is_refused(ucf, make):
+def test_one_name_in_two_files_is_refused(ucf, make, disk):
     lists, videos = ucf
     twin = "PullUps/v_PullUps_g08_c01.mp4"
     make.write_lists(lists, {1: ((*TRAIN, twin), TEST)})
-    touch(videos, twin)
-    assert faults(read_ucf101, lists, videos) == [
+    disk.touch(videos, twin)
+    assert disk.faults(read_ucf101, lists, videos) == [
         f"{path}: duplicate name 'v_PullUps_g08_c01'" for path in (TRAIN[3], twin)
     ]
 
 
-def test_a_label_that_contradicts_the_index_is_refused(ucf):
+def test_a_label_that_contradicts_the_index_is_refused(ucf, disk):
     lists, videos = ucf
     path = lists / "trainlist02.txt"
     path.write_text(path.read_text().replace(f"{TEST[1]} 3", f"{TEST[1]} 2"))
-    assert faults(read_ucf101, lists, videos) == [
+    assert disk.faults(read_ucf101, lists, videos) == [
         f"trainlist02.txt: {TEST[1]}: label 2, but classInd.txt gives PullUps 3"
     ]
 
 
-def test_misspelt_chosen_classes_are_named_with_the_nearest(ucf):
-    assert faults(read_ucf101, *ucf, classes=["pullups", "PullUps", "HandStandPushups"]) == [
+def test_misspelt_chosen_classes_are_named_with_the_nearest(ucf, disk):
+    assert disk.faults(read_ucf101, *ucf, classes=["pullups", "PullUps", "HandStandPushups"]) == [
         "--classes: unknown class 'pullups', the nearest is 'PullUps'",
         "--classes: unknown class 'HandStandPushups', the nearest is 'HandstandPushups'",
     ]
 
 
-def test_absent_lists_are_named(ucf):
+def test_absent_lists_are_named(ucf, disk):
     lists, videos = ucf
     for name in ("classInd.txt", "testlist03.txt"):
         (lists / name).unlink()
-    lines = faults(read_ucf101, lists, videos)
+    lines = disk.faults(read_ucf101, lists, videos)
     assert [line.partition(":")[0] for line in lines] == [
         str(lists / "classInd.txt"),
         str(lists / "testlist03.txt"),
     ]
 
 
-def test_lines_that_cannot_be_read_are_named_by_number(ucf):
+def test_lines_that_cannot_be_read_are_named_by_number(ucf, disk):
     lists, videos = ucf
     path = lists / "trainlist02.txt"
     text = path.read_text()
     path.write_text(f"\nv_PullUps_g01_c01.avi 3\n{text}PullUps/v_PullUps_g02_c01.avi\n")
-    assert faults(read_ucf101, lists, videos) == [
+    assert disk.faults(read_ucf101, lists, videos) == [
         f"{path}, line 2: 'v_PullUps_g01_c01.avi 3' is not CLASS/VIDEO NUMBER",
         f"{path}, line 5: 'PullUps/v_PullUps_g02_c01.avi' is not CLASS/VIDEO NUMBER",
     ]
     path = lists / "classInd.txt"
     path.write_text("1 ApplyEyeMakeup\nPullUps\n")
-    assert faults(read_ucf101, lists, videos) == [f"{path}, line 2: 'PullUps' is not NUMBER CLASS"]
+    assert disk.faults(read_ucf101, lists, videos) == [
+        f"{path}, line 2: 'PullUps' is not NUMBER CLASS"
+    ]
     path.write_text("")
-    assert faults(read_ucf101, lists, videos) == [
+    assert disk.faults(read_ucf101, lists, videos) == [
         f"{path}: empty; expected a line NUMBER CLASS for each class"
     ]
     path.write_bytes(b"1 \xff")
-    assert f"{path}: not a text file" in faults(read_ucf101, lists, videos)[0]
+    assert f"{path}: not a text file" in disk.faults(read_ucf101, lists, videos)[0]
 
 
 @pytest.mark.parametrize("missing", ["fail", "skip"])
-def test_lists_without_videos_are_refused(ucf, make, missing):
+def test_lists_without_videos_are_refused(ucf, make, missing, disk):
     lists, videos = ucf
     make.write_lists(lists, {1: (TRAIN[:1], ())})
-    assert faults(read_ucf101, lists, videos, ["PullUps"], missing) == [
+    assert disk.faults(read_ucf101, lists, videos, ["PullUps"], missing) == [
         f"{lists}: the lists hold no video of PullUps"
     ]
 
 
-def test_missing_videos_are_left_out_and_counted_on_request(ucf):
+def test_missing_videos_are_left_out_and_counted_on_request(ucf, disk):
     lists, videos = ucf
     (videos / TRAIN[1]).unlink()
     read = read_ucf101(lists, videos, missing="skip")
@@ -154,82 +146,13 @@ def test_missing_videos_are_left_out_and_counted_on_request(ucf):
     assert [v.path for v in read.videos] == sorted({*TRAIN, *TEST} - {TRAIN[1]})
     for path in {*TRAIN, *TEST} - {TRAIN[1]}:
         (videos / path).unlink()
-    assert faults(read_ucf101, lists, videos, missing="skip") == [
+    assert disk.faults(read_ucf101, lists, videos, missing="skip") == [
         f"{videos}: holds none of the 6 listed videos"
     ]
 
 
-def test_folder_with_train_and_test_keeps_its_split(tmp_path):
-    touch(tmp_path, "train/B/x.mp4", "train/A/y.avi", "test/A/x.mp4", "test/B/z.MKV", "labels.csv")
-    read = read_folder(tmp_path)
-    assert [(v.name, v.label, v.splits) for v in read.videos] == [
-        ("test/A/x", 0, ("test",)),
-        ("train/A/y", 0, ("train",)),
-        ("test/B/z", 1, ("test",)),
-        ("train/B/x", 1, ("train",)),
-    ]
-
-
-def test_flat_folder_is_split_over_groups(tmp_path):
-    touch(
-        tmp_path,
-        *(f"A/v_g{group:02d}_c{part}.avi" for group in range(12) for part in range(5)),
-        *(f"B/{number}.avi" for number in range(20)),
-        "C/only.avi",
-    )
-    videos = read_folder(tmp_path).videos
-    tests = [v for v in videos if v.splits == ("test",)]
-    groups = {v.group for v in tests}
-    assert len({g for g in groups if g.startswith("A_g")}) == 3
-    assert sum(v.class_name == "A" for v in tests) == 15  # groups whole
-    assert sum(v.class_name == "B" for v in tests) == 5
-    assert not any(v.class_name == "C" for v in tests)  # one group cannot be on both sides
-    touch(tmp_path, "B/20.avi", "D/0.avi")
-    again = read_folder(tmp_path).videos
-    assert {v.name for v in again if v.class_name == "A" and v.splits == ("test",)} == {
-        v.name for v in tests if v.class_name == "A"
-    }
-
-
-def test_folder_refuses_what_it_cannot_label(tmp_path):
-    touch(tmp_path, "train/A/x.mp4", "train/A/x.avi", "test/a/x.mp4", "train/B/notes.txt")
-    touch(tmp_path, "train/C/v_g01_c01.avi", "test/C/v_g01_c02.avi")
-    assert faults(read_folder, tmp_path) == [
-        f"{tmp_path}/train/B: holds no videos",
-        f"{tmp_path}/test/a: unknown class 'a', the nearest is 'A' of train",
-        "train/A/x.avi: duplicate name 'train/A/x'",
-        "train/A/x.mp4: duplicate name 'train/A/x'",
-        "split1: group C_g01 is on both sides: train/C/v_g01_c01.avi in train, "
-        "test/C/v_g01_c02.avi in test",
-    ]
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert "no class folders" in faults(read_folder, empty)[0]
-
-
-def test_folder_refuses_videos_that_are_not_in_a_class(tmp_path):
-    touch(tmp_path, "A/x.mp4", "A/.x.mp4", "A/day1/y.mp4", "A/day1/b/z.mp4", "A/day1/notes.txt")
-    touch(tmp_path, "loose.avi", ".hidden.avi")
-    assert faults(read_folder, tmp_path) == [
-        f"{tmp_path}/loose.avi: not in a class folder",
-        f"{tmp_path}/A/day1/b/z.mp4: in a subfolder; put it into {tmp_path}/A",
-        f"{tmp_path}/A/day1/y.mp4: in a subfolder; put it into {tmp_path}/A",
-    ]
-
-
-@pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
-def test_folder_refuses_half_a_split(tmp_path, part, other):
-    touch(tmp_path, f"{part}/A/x.mp4", "B/y.mp4")
-    (line,) = faults(read_folder, tmp_path)
-    assert line.startswith(f"{tmp_path}: holds {part} but no {other}; add {tmp_path}/{other}/")
-
-
-def test_the_official_lists_have_their_published_sizes(real, tmp_path):
-    lists = real / "splits" / "ucfTrainTestlist"
-    for name in ("trainlist01", "testlist01"):
-        for line in (lists / f"{name}.txt").read_text().splitlines():
-            touch(tmp_path, line.split()[0])
-    read = read_ucf101(lists, tmp_path)
+def test_the_official_lists_have_their_published_sizes(real):
+    read = read_ucf101(real / "splits" / "ucfTrainTestlist", real, there=lambda path: True)
     assert (len(read.classes), len(read.videos)) == (101, 13320)
     for column, sizes in enumerate(((9537, 3783), (9586, 3734), (9624, 3696))):
         parts = [v.splits[column] for v in read.videos]
@@ -243,3 +166,68 @@ def test_splits_of_the_real_clips_are_the_official_ones(real):
     rows = csv.DictReader((real / "ucf10" / "clips.csv").read_text().splitlines())
     known = {r["path"]: (r["class"], r["split1"], r["split2"], r["split3"]) for r in rows}
     assert {v.path: (v.class_name, *v.splits) for v in read.videos} == known
+
+
+def test_names_may_hold_what_shells_and_lists_stumble_over(tmp_path, make, disk):
+    lists, videos = tmp_path / "lists", tmp_path / "videos"
+    classes = ("-Rock & Roll", "100%; [x]", "'Quoted' \"twice\"")
+    train = [f"{name}/two  words, 1 2_g01_c01.avi" for name in classes[:1]]
+    train += [f"{name}/-été#{number}*?.avi" for number, name in enumerate(classes)]
+    make.write_lists(lists, {1: (train, ())}, classes)
+    disk.touch(videos, *train)
+    read = read_ucf101(lists, videos)
+    assert read.classes == classes
+    assert {v.path for v in read.videos} == set(train)
+    assert read.videos[1].name == "two  words, 1 2_g01_c01"
+    assert read.videos[1].group == "-Rock & Roll_g01"
+
+
+def test_lists_may_begin_with_a_byte_order_mark_and_end_without_a_newline(ucf):
+    lists, videos = ucf
+    before = read_ucf101(lists, videos)
+    for path in lists.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().rstrip())
+    assert read_ucf101(lists, videos) == before
+
+
+def test_a_video_is_found_however_its_letters_are_composed_on_disk(tmp_path, make, disk):
+    lists, videos = tmp_path / "lists", tmp_path / "videos"
+    for listed, found in (("NFC", "NFD"), ("NFD", "NFC")):
+        path, place = (unicodedata.normalize(form, "Café/à.avi") for form in (listed, found))
+        make.write_lists(lists, {1: ([path], ())}, [path.partition("/")[0]])
+        disk.touch(videos / listed, place)
+        (video,) = read_ucf101(lists, videos / listed).videos
+        assert (video.name, video.path) == (Path(path).stem, place)
+
+
+def test_paths_out_of_the_folder_of_videos_are_refused(ucf, disk):
+    lists, videos = ucf
+    with (lists / "classInd.txt").open("a") as file:
+        file.write("4 ..\n")
+    path = lists / "testlist02.txt"
+    path.write_text(f"{path.read_text()}../v.avi\n/v.avi\nPullUps/../v.avi\n")
+    assert disk.faults(read_ucf101, lists, videos) == [
+        f"{path}, line 6: '/v.avi' is not CLASS/VIDEO",
+        f"{path}, line 7: 'PullUps/../v.avi' is not CLASS/VIDEO",
+    ]
+    path.write_text("../v.avi\n")
+    assert disk.faults(read_ucf101, lists, videos) == [
+        "../v.avi: not a path inside the folder of videos"
+    ]
+
+
+def test_a_class_listed_twice_is_refused(ucf, disk):
+    lists, videos = ucf
+    with (lists / "classInd.txt").open("a") as file:
+        file.write("4 PullUps\n")
+    assert disk.faults(read_ucf101, lists, videos)[0] == (
+        f"{lists / 'classInd.txt'}: 4 lines, but only 3 different classes"
+    )
+
+
+def test_whether_a_video_is_there_can_be_told_by_others(ucf, disk):
+    lists, _ = ucf
+    elsewhere = lists / "nowhere"
+    assert len(read_ucf101(lists, elsewhere, there={*TRAIN, *TEST}.__contains__).videos) == 6
+    read = read_ucf101(lists, elsewhere, missing="skip", there=TRAIN.__contains__)
+    assert ({v.path for v in read.videos}, read.missing) == (set(TRAIN), 2)
