@@ -1,6 +1,7 @@
 """Every command and every example of the documents, run as it stands there."""
 
 import doctest
+import itertools
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ SHORTER = {
         "--config.evaluation.crops=1",
     ],
     "docs/picture.py": [],
-    "benchmarks/flow.py": ["--repetitions=1"],
+    "benchmarks/flow.py": ["--repetitions=1", "--quick"],
 }
 
 
@@ -61,7 +63,7 @@ def commands():
     for source in SOURCES:
         text = (ROOT / source).read_text().replace("\\\n", " ")
         for line in re.findall(r"^ *(python \S+\.py\b.*?)(?:  +#.*)?$", text, re.MULTILINE):
-            if "[" not in line:  # a synopsis, not a command
+            if "[" not in line and "--download" not in line:  # a synopsis, or 7 GB
                 found.setdefault(" ".join(line.split()), source)
     return found
 
@@ -90,6 +92,9 @@ def place(tmp_path_factory, sprites) -> Path:
     for number in (1, 2, 3):
         (lists / f"trainlist0{number}.txt").write_text("".join(f"{x}\r\n" for x in train))
         (lists / f"testlist0{number}.txt").write_text("".join(f"{x}\r\n" for x in test))
+    _hmdb51(place, videos[:2])
+    _table(place / "videos.csv", place / "clips")
+    _images(place, [Path(clip.split()[0]) for clip in (*train, *test)])
 
     shapes = jax.eval_shape(SqueezeNet().init, jax.random.key(0), np.zeros((1, 64, 64, 3)))
     leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
@@ -102,6 +107,38 @@ def place(tmp_path_factory, sprites) -> Path:
     return place
 
 
+def _hmdb51(place, videos):
+    """Two clips of a class where its archive was unpacked to, and their lists."""
+    (place / "testTrainMulti_7030_splits").mkdir()
+    (place / "hmdb51_org" / "clap").mkdir(parents=True)
+    names = [f"{name}_clap_u_nm_np1_fr_med_0.avi" for name in ("Song", "Talk")]
+    for name, video in zip(names, videos, strict=True):
+        shutil.copy(video, place / "hmdb51_org" / "clap" / name)
+    for number in (1, 2, 3):
+        lines = "".join(f"{name} {part} \n" for part, name in enumerate(names, 1))
+        path = place / "testTrainMulti_7030_splits" / f"clap_test_split{number}.txt"
+        path.write_text(lines)
+
+
+def _table(path, clips):
+    rows = ["path,label,split"]
+    for video in sorted(clips.glob("*/*/*.avi")):
+        part, label, name = video.relative_to(clips).parts
+        rows.append(f"{part}/{label}/{name},{label},{part}")
+    path.write_text("\n".join(rows))
+
+
+def _images(place, videos):
+    """Grey images of each listed video as twostreamfusion lays them out: 12 frames, no motion."""
+    for video, (folder, count) in itertools.product(
+        videos, {"jpegs_256": 12, "tvl1_flow/u": 11, "tvl1_flow/v": 11}.items()
+    ):
+        (place / folder / video.stem).mkdir(parents=True)
+        for number in range(1, count + 1):
+            path = place / folder / video.stem / f"frame{number:06d}.jpg"
+            cv2.imwrite(str(path), np.full((72, 72), 128, np.uint8))
+
+
 def test_the_documents_have_their_commands():
     """So that a change of their form cannot empty the next test."""
     texts = "\n".join(commands())
@@ -109,6 +146,10 @@ def test_the_documents_have_their_commands():
         "data/synthesize.py --out",
         "prepare.py --dataset=ucf101",
         "prepare.py --dataset=folder",
+        "prepare.py --dataset=hmdb51",
+        "prepare.py --dataset=csv",
+        "prepare.py --verify",
+        "--images=jpegs_256,tvl1_flow",
         "--mode=evaluate",
         "--mode=predict",
         "configs/ucf101.py:model=B,split=2",

@@ -67,12 +67,12 @@ def begin(folder: Path, plan: Mapping) -> bool:
     dataset, started = folder / "dataset.json", folder / ".plan.json"
     if dataset.is_file():
         found = _load(dataset)
-        faults = _differences(plan, found, but=LIBRARIES)
+        faults = differences(plan, found, but=LIBRARIES)
         _refuse(folder, faults + _damage(folder, found.get("files", {})))
         _remove_hidden(folder)
         return True
     if started.is_file():
-        _refuse(folder, _differences(plan, _load(started)))
+        _refuse(folder, differences(plan, _load(started)))
         remove_parts(folder)
         return False
     strangers = sorted({path.name for path in folder.iterdir()} - {".plan.json.part"})
@@ -101,7 +101,7 @@ def _load(path: Path) -> dict:
     )
 
 
-def _differences(plan: Mapping, found: Mapping, but: tuple[str, ...] = ()) -> list[str]:
+def differences(plan: Mapping, found: Mapping, but: tuple[str, ...] = ()) -> list[str]:
     here, there = _flat(plan), _flat({key: found.get(key) for key in plan})
     return [
         f"prepared with {key} = {there.get(key)!r}, now {here.get(key)!r}"

@@ -103,7 +103,7 @@ def prepare(
         shares = shards.shard_shares(len(listed.videos))
         jobs = [
             Job(
-                out=out,
+                out=out.absolute(),
                 name=listed.name,
                 shard=shard,
                 shards=len(shares),
@@ -115,7 +115,7 @@ def prepare(
             )
             for shard, share in enumerate(shares)
         ]
-        work(jobs, workers)
+        work(jobs, workers, scheduler)
         done = output.finalise(out, plan, listed.videos)
         failed = {name for name, _, _ in output.read_errors(out)}
     left = _empty_parts(listed.splits, [v for v in listed.videos if v.name not in failed])
@@ -160,13 +160,13 @@ def _source(
         if folder is not None and out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"--out={out}: inside --{flag}={folder}; choose a folder beside it")
     if videos is None:
-        found = Images(tuple(images), tuple(families[1:]))
+        found = Images(tuple(path.absolute() for path in images), tuple(families[1:]))
         found.check()
         return found
     folder = unpacked(videos)
     if not folder.is_dir():
         raise ValueError(f"--videos={videos}: no such folder")
-    return Videos(folder, flow, tuple(families[1:]))
+    return Videos(folder.absolute(), flow, tuple(families[1:]))
 
 
 def _list(

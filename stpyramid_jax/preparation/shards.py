@@ -74,7 +74,8 @@ class ShardWriter:
 
     def __exit__(self, kind, *_):
         try:
-            if kind is None:
+            *_, manifest = self._parts
+            if kind is None and not manifest.exists():  # else another writer was first
                 closed = [file.close() for file in self.files.values()]
                 names = [path.name for path in self._parts]
                 self._line({"files": dict(zip(names, closed, strict=False))})

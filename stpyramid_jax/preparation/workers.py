@@ -1,24 +1,35 @@
-"""Jobs on all cores: a process each, which ends with its parent and costs only its own shard."""
+"""Jobs, wherever they run: given out, counted, called off; one that is lost costs its shard."""
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
+from pathlib import Path
 
 import numpy as np
 
 from stpyramid_jax.preparation import output, shards
-from stpyramid_jax.preparation.jobs import Job, VideoError, prepare_shard
+from stpyramid_jax.preparation.jobs import Job, VideoError
+from stpyramid_jax.preparation.pools import Pool, cluster, machine
 from stpyramid_jax.progress import progress_bar
 
+LAG = 120  # seconds
 
-def work(jobs: Sequence[Job], workers: int) -> None:
-    """Runs the jobs that no earlier run has finished, and shows how far they are."""
+
+def work(jobs: Sequence[Job], workers: int, scheduler: str | None = None) -> None:
+    """Runs the jobs that no earlier run has finished, and shows how far they are.
+
+    Args:
+      jobs: one for each shard.
+      workers: processes on this machine.
+      scheduler: address of a Dask scheduler, whose workers then run the jobs.
+
+    Raises:
+      VideoError: a video cannot be prepared and its job says that this is fatal.
+      RuntimeError: workers died, or are not like this machine; work that is done is kept.
+      ValueError: `scheduler` is no address.
+    """
     total = sum(len(job.videos) for job in jobs)
     out = jobs[0].out
     counts = {}
@@ -32,51 +43,94 @@ def work(jobs: Sequence[Job], workers: int) -> None:
         else:
             left.append(job)
 
-    with _executor(min(workers, len(left))) as executor, progress_bar(total, "videos") as show:
-        pending = {executor.submit(prepare_shard, job) for job in left}
+    place = cluster(scheduler) if scheduler and left else machine(min(workers, len(left)))
+    with place as pool, progress_bar(total, "videos") as show:
+        pending: dict[Future, Job] = {}
         try:
-            while pending:
-                finished, pending = wait(pending, timeout=1, return_when="FIRST_COMPLETED")
-                for future in finished:
+            while left or pending:
+                # One job for each worker: the scheduler counts a death against all it has given.
+                for _ in range(min(len(left), pool.slots() - len(pending))):
+                    job = left.pop(0)
+                    pending[pool.executor.submit(pool.task, job)] = job
+                for future in wait(pending, timeout=1, return_when="FIRST_COMPLETED").done:
                     shard = future.result()
-                    counts[shard] = shards.tally(out / shards.manifest_file(shard))
-                flying = []
-                for part in shards.parts_in_flight(out):
-                    with contextlib.suppress(FileNotFoundError):  # finished just now
-                        flying.append(shards.tally(part))
+                    del pending[future]
+                    counts[shard] = _tally(out, shard)
+                if left and not pending:
+                    time.sleep(1)
                 videos, count, errors = np.sum(
-                    [(0, 0, 0), *counts.values(), *flying], axis=0
+                    [(0, 0, 0), *(in_flight(out) | counts).values()], axis=0
                 ).tolist()
                 show(videos, f"{count} frames, {errors} errors")
         except BaseException as error:
-            # Some jobs have begun or are about to: call them off until all have stopped.
-            while not all(future.cancel() or future.done() for future in pending):
-                shards.remove_parts(out)
-                time.sleep(0.05)
+            told = _explained(error, pending, pool)
+            _call_off(pending, out, pool.grace)
             if isinstance(error, VideoError):
                 output.write_errors(out, [error.args])
-            raise
+            if told is error:
+                raise
+            raise told from error
 
 
-def _executor(workers: int) -> Executor:
-    if workers <= 1:
-        return ThreadPoolExecutor(1)
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+def _tally(out: Path, shard: int) -> tuple[int, int, int]:
+    """Of a finished shard, once this machine sees it: network folders lag behind."""
+    end = time.monotonic() + LAG
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return shards.tally(out / shards.manifest_file(shard))
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"shard {shard} was written, but not here: machines must share {out}"
+            )
+        os.listdir(out)  # has it asked for afresh
+        time.sleep(0.5)
 
 
-def _start_worker() -> None:
-    """One core a worker; ends with its parent; leaves Ctrl-C to it."""
-    # Read when the backend starts, which is at the first call of tvl1.
-    os.environ["NPROC"] = "1"
-    flags = "--xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _follow_parent(timeout=0)  # it may be gone before the first job
-    threading.Thread(target=_follow_parent, args=(None,), daemon=True).start()
+def in_flight(out: Path) -> dict[int, tuple[int, int, int]]:
+    """The tally of each shard that is being written, by whoever is furthest."""
+    tallies = {}
+    for part in shards.parts_in_flight(out):
+        shard = int(part.name.split(".")[1].removeprefix("shard-"))
+        with contextlib.suppress(FileNotFoundError):  # finished just now
+            tallies[shard] = max(tallies.get(shard, (0, 0, 0)), shards.tally(part))
+    return tallies
 
 
-def _follow_parent(timeout: float | None) -> None:
-    parent = multiprocessing.parent_process()
-    if parent and multiprocessing.connection.wait([parent.sentinel], timeout):
-        os._exit(1)
+def _explained(error: BaseException, pending: Mapping[Future, Job], pool: Pool) -> BaseException:
+    """The error, or a line for people where a worker, the scheduler or the folder was lost."""
+    over = [future for future in pending if future.done() and not future.cancelled()]
+    jobs = [pending[future] for future in over if future.exception() is error]
+    if isinstance(error, pool.died):
+        # All local jobs end with one worker, Dask's by themselves.
+        lost = [*pending.values()] if isinstance(error, BrokenExecutor) else jobs
+        reason = f"a worker died (killed, or out of memory){_in_work(lost)}"
+    elif not isinstance(error, CancelledError):
+        return error
+    elif jobs:
+        reason = f"{jobs[0].out}: another preparation is writing here"
+    else:
+        reason = f"{pool.name}: the scheduler is gone"
+    return RuntimeError(f"{reason}; the same command continues")
+
+
+def _in_work(jobs: Sequence[Job]) -> str:
+    """Says at which videos jobs are, or were when their worker died."""
+    tallies = in_flight(jobs[0].out) if jobs else {}
+    at = [(job, tallies[job.shard][0]) for job in jobs if job.shard in tallies]
+    names = [
+        f"{job.videos[min(done, len(job.videos) - 1)].path} (shard {job.shard})" for job, done in at
+    ]
+    return f" at {' or '.join(names)}" if names else ""
+
+
+def _call_off(pending: Iterable[Future], out: Path, grace: float) -> None:
+    """Cancels the jobs; those that have begun, or are about to, stop at their next frame."""
+    quiet = time.monotonic()
+    while True:
+        stopped = all([future.cancel() or future.done() for future in pending])
+        if shards.parts_in_flight(out):
+            quiet = time.monotonic()
+        shards.remove_parts(out)
+        if stopped and time.monotonic() - quiet >= grace:
+            return
+        time.sleep(0.05)

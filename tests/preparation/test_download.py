@@ -271,9 +271,12 @@ def test_an_end_halfway(server, tmp_path, how):
     archive = server.archive("videos.zip", bytes(300_000))
     server.fault = "silent"
     program = f"""
+        import signal
         from pathlib import Path
         from stpyramid_jax.preparation.transfer import Archive, fetch_apart
         if __name__ == "__main__":
+            # A shell lets its background jobs, and so their children, ignore Ctrl-C.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             fetch_apart({archive}, Path({str(tmp_path)!r}))
     """
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
