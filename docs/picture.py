@@ -18,17 +18,16 @@ from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import create_model
+from stpyramid_jax.preparation.contact import flow_colours
+from stpyramid_jax.preparation.flow import BOUND
 from stpyramid_jax.training.sharding import make_mesh
 
 
 def flow_picture(snippet: np.ndarray) -> np.ndarray:
-    """A snippet's mean displacement: direction as hue, length as saturation on white."""
-    x, y = (snippet[..., axis::2].astype(np.float32).mean(-1) - 127.5 for axis in (0, 1))
-    length, angle = cv2.cartToPolar(x, y)
-    hue = angle * 90 / np.pi
-    saturation = np.clip(255 * length / max(length.max(), 4), 0, 255)
-    hsv = np.stack([hue, saturation, np.full_like(hue, 255)], -1).astype(np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    """A snippet's mean displacement in colour."""
+    mean = np.stack([snippet[..., axis::2].mean(-1) for axis in (0, 1)], -1)
+    flow = (mean - 127.5) * 2 * BOUND / 255
+    return flow_colours(flow, max(np.linalg.norm(flow, axis=-1).max(), 0.6))
 
 
 def main() -> None:

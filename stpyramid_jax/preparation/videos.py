@@ -27,8 +27,8 @@ class Videos:
         return os.path.isfile(self.folder / path)  # False for a name that is too long
 
     def sizes(self, paths: Iterable[str]) -> list[int]:
-        """Bytes of each video, by which one that was replaced is noticed."""
-        return [(self.folder / path).stat().st_size for path in paths]
+        """Bytes of each video, by which one that was replaced is noticed; -1 of a broken link."""
+        return [_size(self.folder / path) for path in paths]
 
     def records(self, path: str, size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
         """Family and JPEG of each record of a video, those of a family in order.
@@ -55,6 +55,13 @@ class Videos:
             for family, field in zip(self.motion, fields, strict=True):
                 yield family, jpeg(field.reshape(-1, field.shape[-1]))
         yield from taken
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # decoding will say why
+        return -1
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -56,7 +56,7 @@ def work(jobs: Sequence[Job], workers: int, scheduler: str | None = None) -> Non
                     shard = future.result()
                     del pending[future]
                     counts[shard] = _tally(out, shard)
-                if left and not pending:
+                if left and not pool.slots():  # of a cluster that has no worker yet
                     time.sleep(1)
                 videos, count, errors = np.sum(
                     [(0, 0, 0), *(in_flight(out) | counts).values()], axis=0
