@@ -29,7 +29,7 @@ import numpy as np
 from comparison import Row
 
 from stpyramid_jax import tvl1
-from stpyramid_jax.preparation.decode import frames
+from stpyramid_jax.preparation.sources.decode import frames
 
 WIDTH, HEIGHT, EDGE = 340, 256, 20
 SMOOTH = "smooth up to 5.7 px"

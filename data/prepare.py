@@ -12,11 +12,12 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from stpyramid_jax.preparation.download import download_ucf101
-from stpyramid_jax.preparation.run import CHOICES, prepare
-from stpyramid_jax.preparation.verify import verify
+from stpyramid_jax.preparation.choices import WORDS, Choices
+from stpyramid_jax.preparation.run import prepare
+from stpyramid_jax.preparation.sources.download import download_ucf101, ucf101_folders
+from stpyramid_jax.preparation.verification.verify import verify
 
 
 def size(text: str) -> tuple[int, int]:
@@ -27,6 +28,8 @@ def size(text: str) -> tuple[int, int]:
 
 
 def folders(text: str) -> list[Path]:
+    if not all(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: an empty name between commas")
     return [Path(part) for part in text.split(",")]
 
 
@@ -40,7 +43,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--out", required=True, type=Path, help="folder to write, or to verify")
     add("--verify", action="store_true", help="check a prepared folder and draw a contact sheet")
-    add("--dataset", choices=CHOICES["dataset"])
+    add("--dataset", choices=WORDS["dataset"])
     add("--videos", type=Path, help="folder of videos, or a rar archive of them")
     add("--images", type=folders, default=(), help="folders of frames and flow instead: A,B,...")
     add("--download", type=Path, metavar="DIR", help="fetch UCF101 into DIR, 14 GB, and take it")
@@ -49,25 +52,34 @@ def parse() -> argparse.Namespace:
     add("--test_ratio", type=float, help="share of the test part of a folder (default 0.25)")
     add("--workers", type=int, help="processes (default: one a core; one with an accelerator)")
     add("--scheduler", metavar="ADDRESS", help="Dask cluster that does the work: tcp://host:port")
-    add("--flow", default="tvl1", choices=CHOICES["flow"])
+    add("--flow", default="tvl1", choices=WORDS["flow"])
     add("--warped", action="store_true", help="also flow without the motion of the camera")
     add("--size", type=size, default=(340, 256), help="WIDTHxHEIGHT (default 340x256)")
-    add("--on_error", default="skip", choices=CHOICES["on_error"], help="for unreadable videos")
-    add("--missing", default="fail", choices=CHOICES["missing"], help="for listed, absent videos")
+    add("--on_error", default="skip", choices=WORDS["on_error"], help="for unreadable videos")
+    add("--missing", default="fail", choices=WORDS["missing"], help="for listed, absent videos")
     flags = parser.parse_args()
     if not flags.verify and flags.dataset is None:
         parser.error("give --dataset, or --verify for a folder that is prepared")
-    if flags.download and (flags.dataset != "ucf101" or flags.videos or flags.annotations):
-        parser.error("--download: is for --dataset=ucf101, without --videos and --annotations")
+    given = [key for key in vars(flags) if getattr(flags, key) != parser.get_default(key)]
+    if flags.verify and (others := set(given) - {"verify", "out"}):
+        parser.error(f"--verify: takes --out alone, not --{min(others)}")
+    elsewhere = {"videos", "images", "annotations"} & set(given)
+    if flags.download and (flags.dataset != "ucf101" or elsewhere):
+        parser.error(
+            "--download: is for --dataset=ucf101, without --videos, --images and --annotations"
+        )
     return flags
 
 
-def run(download: Path | None, **choices) -> int:
+def run(download: Path | None, **choices: Any) -> int:
     if choices.pop("verify"):
         return 0 if verify(choices["out"]) else 1
     if download:
-        choices["videos"], choices["annotations"] = download_ucf101(download)
-    prepare(**choices)
+        choices["videos"], choices["annotations"] = ucf101_folders(download)
+    chosen = Choices(**choices)
+    if download:
+        download_ucf101(download)
+    prepare(chosen)
     return 0
 
 
@@ -75,13 +87,10 @@ def main() -> int:
     flags = parse()
     try:
         return run(**vars(flags))
-    except ValueError as error:  # a line for each offender
-        for line in str(error).splitlines():
+    except (ValueError, RuntimeError) as error:  # refused before any work; failed at it
+        for line in str(error).splitlines():  # one for each offender
             print(f"error: {line}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # a video under --on_error=fail, or a worker that died
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
         print(f"error: {error.filename or flags.out}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -18,8 +18,8 @@ from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import create_model
-from stpyramid_jax.preparation.contact import flow_colours
-from stpyramid_jax.preparation.flow import BOUND
+from stpyramid_jax.preparation.sources.flow import BOUND
+from stpyramid_jax.preparation.verification.contact import flow_colours
 from stpyramid_jax.training.sharding import make_mesh
 
 

@@ -50,11 +50,16 @@ def run():
 @pytest.fixture(scope="session")
 def sprites(tmp_path_factory) -> Path:
     """A few embedded clips as videos and as shards, both of the commands of the README."""
+    from stpyramid_jax.preparation.choices import Choices
     from stpyramid_jax.preparation.run import prepare
 
     folder = tmp_path_factory.mktemp("data")
     load("data/synthesize.py").synthesize(folder / "sprites", train=2, test=1, seed=0)
-    prepare("folder", folder / "sprites", folder / "shards", size=(72, 72), flow="dis", workers=1)
+    prepare(
+        Choices(
+            "folder", folder / "sprites", folder / "shards", size=(72, 72), flow="dis", workers=1
+        )
+    )
     return folder
 
 

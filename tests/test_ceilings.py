@@ -13,11 +13,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """The embedded clips at the demo's size; flow by DIS, which is faster to compute."""
+    from stpyramid_jax.preparation.choices import Choices
     from stpyramid_jax.preparation.run import prepare
 
     folder = tmp_path_factory.mktemp("ceilings")
     load("data/synthesize.py").synthesize(folder / "sprites", train=60, test=20, seed=0)
-    prepare("folder", folder / "sprites", folder / "shards", size=(72, 72), flow="dis", workers=1)
+    prepare(
+        Choices(
+            "folder", folder / "sprites", folder / "shards", size=(72, 72), flow="dis", workers=1
+        )
+    )
     return folder / "shards"
 
 

@@ -10,6 +10,7 @@ from stpyramid_jax.evaluation.predict import predict
 from stpyramid_jax.evaluation.protocol import evaluate
 from stpyramid_jax.experiment import build_experiment
 from stpyramid_jax.input.tfrecord import Shards
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 from stpyramid_jax.training.loop import train
 
@@ -31,13 +32,15 @@ def prepared(sprites, tmp_path_factory):
     for flow, warped in (("dis", True), ("none", False)):
         folder = tmp_path_factory.mktemp("motions") / flow
         prepare(
-            "folder",
-            sprites / "sprites",
-            folder,
-            size=(72, 72),
-            flow=flow,
-            warped=warped,
-            workers=1,
+            Choices(
+                "folder",
+                sprites / "sprites",
+                folder,
+                size=(72, 72),
+                flow=flow,
+                warped=warped,
+                workers=1,
+            )
         )
         folders[flow] = Shards(folder)
     return folders

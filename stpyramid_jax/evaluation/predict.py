@@ -12,8 +12,8 @@ from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.sampling import numbers, test_samples
 from stpyramid_jax.input.tfrecord import Video
 from stpyramid_jax.models.pyramid import create_model
-from stpyramid_jax.preparation.decode import frames
-from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.sources.decode import frames
+from stpyramid_jax.preparation.sources.flow import flow_fields
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.sharding import make_mesh, round_up
 

@@ -1,15 +1,15 @@
 """One shard's work: the records of its videos, from wherever they come, written."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 
-from stpyramid_jax.preparation import shards
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.decode import UnreadableVideo
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo
+from stpyramid_jax.preparation.writing import shards
 
 MIN_FRAMES = 11  # one snippet of L = 10 fields
 
@@ -19,7 +19,7 @@ class Source(Protocol):
 
     def holds(self, path: str) -> bool: ...
 
-    def sizes(self, paths: Iterable[str]) -> list[int]: ...
+    def marks(self, paths: Iterable[str]) -> Sequence[int | str]: ...
 
     def records(self, path: str, size: tuple[int, int]) -> Iterator[tuple[str, bytes]]: ...
 

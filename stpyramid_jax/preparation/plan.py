@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple
 
 import av
@@ -10,31 +10,30 @@ import cv2
 import numpy as np
 
 from stpyramid_jax.preparation.annotations import Annotations
-from stpyramid_jax.preparation.decode import RESIZE
-from stpyramid_jax.preparation.flow import flow_parameters
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.jobs import MIN_FRAMES, Source
-from stpyramid_jax.preparation.videos import JPEG_QUALITY
+from stpyramid_jax.preparation.sources.decode import RESIZE
+from stpyramid_jax.preparation.sources.flow import flow_parameters
+from stpyramid_jax.preparation.sources.videos import JPEG_QUALITY
 from stpyramid_jax.records import FORMAT
 
 
-def make_plan(
-    listed: Annotations, source: Source, size: tuple[int, int], flow: str, families: Sequence[str]
-) -> dict:
-    """The plan for listed videos, with sizes by which one that was replaced since is noticed."""
-    sizes = source.sizes(video.path for video in listed.videos)
-    rows = json.dumps([(*astuple(v), n) for v, n in zip(listed.videos, sizes, strict=True)])
+def make_plan(listed: Annotations, source: Source, choices: Choices) -> dict:
+    """The plan for listed videos, with marks by which one that was replaced since is noticed."""
+    marks = source.marks(video.path for video in listed.videos)
+    rows = json.dumps([(*astuple(v), m) for v, m in zip(listed.videos, marks, strict=True)])
     return {
         "format": FORMAT,
         "name": listed.name,
         "classes": list(listed.classes),
         "splits": list(listed.splits),
-        "families": list(families),
+        "families": list(choices.families),
         "parameters": {
-            "size": list(size),
+            "size": list(choices.size),
             "resize": RESIZE,
             "jpeg_quality": JPEG_QUALITY,
             "min_frames": MIN_FRAMES,
-            "flow": flow_parameters(flow, families),
+            "flow": flow_parameters(choices.method, choices.families),
             "listed_videos": len(listed.videos),
             "video_list_sha256": hashlib.sha256(rows.encode()).hexdigest(),
             "libraries": libraries(),

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import cv2
 
-from stpyramid_jax.preparation import output, shards
-from stpyramid_jax.preparation.flow import flow_parameters
 from stpyramid_jax.preparation.jobs import Job, prepare_shard
 from stpyramid_jax.preparation.plan import libraries
+from stpyramid_jax.preparation.sources.flow import flow_parameters
+from stpyramid_jax.preparation.writing import output, shards
 from stpyramid_jax.progress import say
 
 CONNECT = 30  # seconds

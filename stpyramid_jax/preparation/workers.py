@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stpyramid_jax.preparation import output, shards
 from stpyramid_jax.preparation.jobs import Job, VideoError
 from stpyramid_jax.preparation.pools import Pool, cluster, machine
+from stpyramid_jax.preparation.writing import output, shards
 from stpyramid_jax.progress import progress_bar
 
 LAG = 120  # seconds

@@ -108,6 +108,40 @@ def test_a_full_disk_is_one_line_with_status_1(clips, tmp_path, call):
     assert call(clips, tmp_path / "out")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--verify"], "--verify: takes --out alone, not --dataset"),
+        (["--images=a,"], "argument --images: 'a,': an empty name between commas"),
+        (["--download=d"], "--download: is for --dataset=ucf101, without --videos"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(clips, tmp_path, call, more, line):
+    status, out, error = call(clips, tmp_path / "out", *more)
+    assert (status, out) == (2, "")
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+
+
+def test_nothing_is_downloaded_for_what_cannot_be_prepared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "download_ucf101", lambda folder: pytest.fail("downloads"))
+    flags = ["--dataset=ucf101", f"--download={tmp_path}", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *flags, "--workers=0"])
+    assert prepare.main() == 2
+    assert capsys.readouterr().err == "error: --workers=0: needs at least 1\n"
+
+
+def test_a_prepared_folder_is_verified(clips, tmp_path, call, monkeypatch, capsys):
+    call(clips, tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--verify", f"--out={tmp_path / 'out'}"])
+    assert prepare.main() == 0
+    assert "sound" in capsys.readouterr().out
+    assert (tmp_path / "out" / "contact.png").exists()
+    (tmp_path / "out" / "index.npz").unlink()
+    assert prepare.main() == 1
+    assert "error: index.npz" in capsys.readouterr().err
+
+
 def test_misspelt_size_is_refused_with_status_2(clips, tmp_path, call):
     status, _, error = call(clips, tmp_path / "out", "--size=340")
     assert status == 2

@@ -10,8 +10,8 @@ import pytest
 from stpyramid_jax.evaluation import predict
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.pipeline import eval_batches
-from stpyramid_jax.preparation.decode import frames
-from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.sources.decode import frames
+from stpyramid_jax.preparation.sources.flow import flow_fields
 
 SIZE = (64, 48)
 

@@ -25,8 +25,8 @@ import pytest
 
 from stpyramid_jax import records
 from stpyramid_jax.input.tfrecord import Shards
-from stpyramid_jax.preparation.decode import MAX_PIXELS, UnreadableVideo, frames
-from stpyramid_jax.preparation.inspection import inspect
+from stpyramid_jax.preparation.sources.decode import MAX_PIXELS, UnreadableVideo, frames
+from stpyramid_jax.preparation.verification.inspection import inspect
 
 DAMAGED = int(os.environ.get("STPYRAMID_DAMAGED", "24"))
 SECONDS = 60 + DAMAGED  # a watchdog, far above what it takes
@@ -288,9 +288,10 @@ def write_damaged(folder, clips):
 PREPARE = """
 import resource, sys
 from pathlib import Path
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 videos, out, workers = sys.argv[1:]
-prepare("folder", Path(videos), Path(out), flow="dis", size=(64, 48), workers=int(workers))
+prepare(Choices("folder", Path(videos), Path(out), flow="dis", size=(64, 48), workers=int(workers)))
 both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
 print(max(resource.getrusage(which).ru_maxrss for which in both))
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def tree(folder):
 
 
 def quick(videos, out, **settings):
-    return prepare("folder", videos, out, **{"flow": "dis", "size": (64, 48), **settings})
+    return prepare(Choices("folder", videos, out, **{"flow": "dis", "size": (64, 48), **settings}))
 
 
 @pytest.fixture(scope="module")

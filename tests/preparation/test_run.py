@@ -19,8 +19,9 @@ from stpyramid_jax import records
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.ops.tvl1 import tvl1
 from stpyramid_jax.preparation import run
-from stpyramid_jax.preparation.flow import flow_fields, flow_parameters
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
+from stpyramid_jax.preparation.sources.flow import flow_fields, flow_parameters
 
 SIZE = (64, 48)
 
@@ -34,7 +35,8 @@ def rows(path):
 
 
 def quick(videos, out, **settings):
-    return prepare("folder", videos, out, **{"flow": "dis", "size": SIZE, "workers": 1, **settings})
+    usual = {"dataset": "folder", "flow": "dis", "size": SIZE, "workers": 1}
+    return prepare(Choices(videos=videos, out=out, **{**usual, **settings}))
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,8 @@ def test_listed_videos_of_chosen_classes(make, tmp_path, capsys):
     settings = {"annotations": lists, "classes": ["PullUps", "HandstandPushups"], "workers": 1}
     settings |= {"flow": "dis", "size": SIZE}
     with pytest.raises(ValueError, match=r"v_PullUps_g09_c01\.avi: listed, but not on disk"):
-        prepare("ucf101", videos, tmp_path / "out", **settings)
-    dataset = prepare("ucf101", videos, tmp_path / "out", missing="skip", **settings)
+        prepare(Choices("ucf101", videos, tmp_path / "out", **settings))
+    dataset = prepare(Choices("ucf101", videos, tmp_path / "out", missing="skip", **settings))
     assert dataset["name"] == "ucf101-2-classes"
     assert (dataset["videos"], dataset["rgb_frames"]) == (4, 50)
     assert dataset["classes"] == ["HandstandPushups", "PullUps"]  # the order of the index
@@ -181,14 +183,16 @@ def test_real_clips_keep_their_frames_and_splits(real, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(real / "ucf10" / "videos" / row["path"])
     dataset = prepare(
-        "ucf101",
-        tmp_path / "videos",
-        tmp_path / "out",
-        annotations=real / "splits" / "ucfTrainTestlist",
-        missing="skip",
-        flow="dis",
-        size=(85, 64),
-        workers=1,
+        Choices(
+            "ucf101",
+            tmp_path / "videos",
+            tmp_path / "out",
+            annotations=real / "splits" / "ucfTrainTestlist",
+            missing="skip",
+            flow="dis",
+            size=(85, 64),
+            workers=1,
+        )
     )
     assert len(dataset["classes"]) == 101
     assert dataset["rgb_frames"] == sum(int(row["frames"]) for row in known)
@@ -231,10 +235,14 @@ def test_other_settings_are_refused_by_name(clips, unbroken):
         ({"flow": "tlv1"}, "--flow=tlv1: choose one of tvl1, opencv, dis"),
         ({"on_error": "stop"}, "--on_error=stop: choose one of skip, fail"),
         ({"missing": "drop"}, "--missing=drop: choose one of fail, skip"),
-        ({"size": (340, 0)}, "--size=340x0: needs at least 16"),
+        ({"size": (340, 0)}, "--size=340x0: needs 16 to 8192"),
         ({"workers": 0}, "--workers=0: needs at least 1"),
         ({"images": [Path("images")]}, "give one of --videos and --images"),
-        ({"flow": "none", "warped": True}, "--warped: is made of flow that is computed"),
+        ({"test_ratio": 0.5, "dataset": "csv"}, "--test_ratio: csv has its own split"),
+        ({"missing": "skip"}, "--missing=skip: a folder has no list"),
+        ({"workers": 2, "scheduler": "tcp://host:1"}, "--workers=2: those of --scheduler work"),
+        ({"size": (16, 40000)}, "--size=16x40000: needs 16 to 8192"),
+        ({"flow": "none", "warped": True}, "--warped: of flow that is computed"),
         ({"classes": ["Runn"]}, "unknown class 'Runn', the nearest is 'Run'"),
     ],
 )
@@ -250,9 +258,9 @@ def test_bad_folders_are_refused_before_any_work(clips, tmp_path):
     with pytest.raises(ValueError, match="inside --videos"):
         quick(clips, clips / "out")
     with pytest.raises(ValueError, match="needs --annotations"):
-        prepare("ucf101", clips, tmp_path / "out")
+        prepare(Choices("ucf101", clips, tmp_path / "out"))
     with pytest.raises(ValueError, match="--dataset=ucf11: choose one of ucf101, hmdb51, "):
-        prepare("ucf11", clips, tmp_path / "out")
+        prepare(Choices("ucf11", clips, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -321,6 +329,31 @@ def test_fail_heeds_what_an_earlier_run_left_out(spoilt, tmp_path, monkeypatch):
         quick(spoilt, tmp_path / "out", on_error="fail")
 
 
+def broken_files(out):
+    """Ways in which what an interrupted run had finished may be lost, and what each leaves."""
+    manifest = out / ".shard-00001.jsonl"
+    yield "gone", lambda: (out / "clips-rgb.tfrecord-00000-of-00003").unlink()
+    yield "empty", lambda: (out / "clips-flow.tfrecord-00002-of-00003").write_bytes(b"")
+    yield "cut manifest", lambda: manifest.write_bytes(manifest.read_bytes()[:40])
+    yield "no manifest", lambda: manifest.write_text('{"nonsense\n')
+
+
+def test_finished_shards_that_were_lost_are_written_again(clips, unbroken, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.output, "finalise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quick(clips, tmp_path / "whole")
+    for number, (name, _) in enumerate(broken_files(tmp_path)):
+        out = tmp_path / name
+        shutil.copytree(tmp_path / "whole", out)
+        [*broken_files(out)][number][1]()
+        quick(clips, out)
+        assert tree(out) == tree(unbroken)
+
+
 def test_nothing_but_bad_videos_is_a_failure(tmp_path):
     (tmp_path / "clips" / "A").mkdir(parents=True)
     (tmp_path / "clips" / "A" / "a.avi").write_bytes(b"not a video")
@@ -350,6 +383,7 @@ def test_a_part_that_errors_empty_is_named_after_the_work(clips, tmp_path, capsy
 # under their names or go; with n too large it ends by itself with status 0.
 KILLED = """
 import os, pathlib, signal
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 left = {moment}
 def dying(call):
@@ -362,7 +396,7 @@ def dying(call):
     return wrapped
 os.replace, pathlib.Path.unlink = dying(os.replace), dying(pathlib.Path.unlink)
 videos, out = pathlib.Path({videos!r}), pathlib.Path({out!r})
-prepare("folder", videos, out, flow="dis", size=(64, 48), workers=1)
+prepare(Choices("folder", videos, out, flow="dis", size=(64, 48), workers=1))
 """
 
 

@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax.preparation import pools, run, shards, workers
-from stpyramid_jax.preparation.decode import UnreadableVideo
+from stpyramid_jax.preparation import pools, run, workers
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.jobs import VideoError, prepare_shard
 from stpyramid_jax.preparation.run import prepare
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo
+from stpyramid_jax.preparation.writing import shards
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def begun(clips, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run, "work", take)
         with pytest.raises(KeyboardInterrupt):
-            prepare("folder", clips, tmp_path / "out", flow="dis", size=(64, 48), workers=1)
+            prepare(
+                Choices("folder", clips, tmp_path / "out", flow="dis", size=(64, 48), workers=1)
+            )
     # What a worker does to its process once and for all.
     monkeypatch.setattr(pools, "take_one_core", lambda: None)
     threads = cv2.getNumThreads()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stpyramid_jax.preparation.annotations.checks import checked
 from stpyramid_jax.preparation.annotations.listing import (
+    VIDEO_SUFFIXES,
     Annotations,
     ListedVideo,
     choose,
@@ -14,8 +15,6 @@ from stpyramid_jax.preparation.annotations.listing import (
     unknown,
 )
 from stpyramid_jax.preparation.annotations.split import TEST_RATIO, split_as_told, split_groups
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
 
 def read_folder(

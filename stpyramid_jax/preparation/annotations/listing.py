@@ -15,6 +15,9 @@ UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Ends a line of a list or of a message, or is no text in UTF-8."""
 
 
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+
+
 @dataclass(frozen=True)
 class ListedVideo:
     """One video of a list; `path` is relative to the folder of videos, `name` is unique."""
@@ -44,7 +47,9 @@ def composed(name: str) -> str:
 
 
 def stem_of(path: str) -> str:
-    return path.removesuffix(PurePosixPath(path).suffix)
+    """A path without the suffix of a video; `clip_0.5` has none."""
+    suffix = PurePosixPath(path).suffix
+    return path.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else path
 
 
 def group_of(path: str, class_name: str) -> str:

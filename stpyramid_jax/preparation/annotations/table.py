@@ -62,17 +62,18 @@ def read_table(
     """
     splits, found = table_rows(table, ("path", "label"))
     chosen = choose(sorted({row.label for row in found}), classes)
+    labels = {name: label for label, name in enumerate(chosen)}
     listed = tuple(
         ListedVideo(
             name=stem_of(row.path),
             path=row.path,
             class_name=row.label,
-            label=chosen.index(row.label),
+            label=labels[row.label],
             group=row.group or group_of(row.path, row.label),
             splits=row.splits,
         )
         for row in found
-        if row.label in chosen
+        if row.label in labels
     )
     return checked(
         Annotations(file_name(table.stem), chosen, splits, listed), videos, missing, there

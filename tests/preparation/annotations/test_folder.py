@@ -5,6 +5,7 @@ import pytest
 
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.preparation.annotations import read_folder
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 
 
@@ -174,7 +175,11 @@ def test_hard_names_come_back_from_the_shards(tmp_path, make):
     names = ["-Rock & Roll;/'a' \"b\", [c] 100%d", "クラス/-été $(x) `y` #*?", "c:d/e:f=g,\\h"]
     for seed, name in enumerate(names):
         make.write_clip(tmp_path / "my clips" / f"{name}.avi", make.clip(seed, 12, 32, 32))
-    prepare("folder", tmp_path / "my clips", tmp_path / "out", size=(32, 32), flow="dis", workers=1)
+    prepare(
+        Choices(
+            "folder", tmp_path / "my clips", tmp_path / "out", size=(32, 32), flow="dis", workers=1
+        )
+    )
     shards = Shards(tmp_path / "out")
     assert sorted(video.name for video in shards.videos) == sorted(names)
     assert shards.classes == tuple(sorted(name.partition("/")[0] for name in names))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stpyramid_jax.preparation.output import digest_of
+from stpyramid_jax.preparation.writing.output import digest_of
 from stpyramid_jax.records import FAMILIES, FORMAT, shard_file
 
 KEYS = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stpyramid_jax.preparation import flow
-from stpyramid_jax.preparation.flow import BOUND, dequantise, flow_fields, quantise
+from stpyramid_jax.preparation.sources import flow
+from stpyramid_jax.preparation.sources.flow import BOUND, dequantise, flow_fields, quantise
 
 
 def test_quantise_is_that_of_the_published_flow():

@@ -1,14 +1,15 @@
 """Whether a prepared folder holds what it says, by reading every byte of it."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from stpyramid_jax.preparation.audit import Tally, audit_shard
-from stpyramid_jax.preparation.contents import read_offsets, read_videos
-from stpyramid_jax.preparation.description import read_dataset, shard_files
+from stpyramid_jax.preparation.verification.audit import Tally, audit_shard
+from stpyramid_jax.preparation.verification.contents import read_offsets, read_videos
+from stpyramid_jax.preparation.verification.description import read_dataset, shard_files
 from stpyramid_jax.progress import progress_bar
 
 
@@ -41,15 +42,18 @@ def inspect(folder: Path) -> Report:
         problems += [*str(error).splitlines(), "no record was looked at, their lists are damaged"]
         videos, offsets = [], {family: [] for family in dataset["families"]}
 
+    held = defaultdict(list)
+    for family, ends in offsets.items():
+        for video, of_video in zip(videos, ends, strict=True):
+            held[family, video.shard].append((video, of_video))
+
     def check(name: str) -> tuple[list[str], Tally]:
         try:
             changes = _changes(folder / name, files[name])
             if name not in shards or not (folder / name).is_file():
                 return changes, Tally()
-            family, shard = shards[name]
-            places = zip(videos, offsets[family], strict=True)
-            held = [(video, ends) for video, ends in places if video.shard == shard]
-            faults, tally = audit_shard(folder / name, family, held, dataset["parameters"])
+            mine = held.get(shards[name], ())
+            faults, tally = audit_shard(folder / name, shards[name][0], mine, dataset["parameters"])
             return changes + faults, tally
         except OSError as error:
             return [f"{name}: cannot be read ({error.strerror or error})"], Tally()

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from stpyramid_jax.preparation.audit import Tally
-from stpyramid_jax.preparation.contact import contact_sheet
-from stpyramid_jax.preparation.inspection import inspect
+from stpyramid_jax.preparation.verification.audit import Tally
+from stpyramid_jax.preparation.verification.contact import contact_sheet
+from stpyramid_jax.preparation.verification.inspection import inspect
 
 
 def verify(folder: Path) -> bool:

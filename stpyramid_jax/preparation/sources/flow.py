@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from stpyramid_jax.ops.tvl1 import tvl1
-from stpyramid_jax.preparation.camera import camera_parameters, without_camera
+from stpyramid_jax.preparation.sources.camera import camera_parameters, without_camera
 
 METHODS = ("tvl1", "opencv", "dis")
 BOUND = 20.0  # pixels; TSN's
@@ -65,6 +65,7 @@ def flow_parameters(method: str, families: Sequence[str] = ("flow",)) -> dict:
             if parameter.default is not parameter.empty
         }
         parameters |= {"platform": jax.default_backend(), "jax": jax.__version__}
+        parameters["x64"] = bool(jax.config.read("jax_enable_x64"))
     return parameters
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from stpyramid_jax.preparation import download
 from stpyramid_jax.preparation.annotations import read_ucf101
-from stpyramid_jax.preparation.download import download_ucf101, registered, unpack
-from stpyramid_jax.preparation.transfer import Archive, fetch, fetch_apart
+from stpyramid_jax.preparation.sources import download
+from stpyramid_jax.preparation.sources.download import download_ucf101, registered, unpack
+from stpyramid_jax.preparation.sources.transfer import Archive, fetch, fetch_apart
 
 VIDEOS = {  # by their paths in the lists; THUMOS writes HandStandPushups otherwise
     "Archery/v_Archery_g01_c01.avi": b"archery 1",
@@ -159,7 +159,7 @@ def test_tfds_has_both_archives_registered():
 def test_tfds_is_asked_for_only_when_needed(run, tmp_path, monkeypatch):
     run(
         "-c",
-        "import sys, stpyramid_jax.preparation.download\n"
+        "import sys, stpyramid_jax.preparation.sources.download\n"
         "assert not {'tensorflow_datasets', 'requests'} & set(sys.modules)",
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.core.download.checksums", None)
@@ -273,7 +273,7 @@ def test_an_end_halfway(server, tmp_path, how):
     program = f"""
         import signal
         from pathlib import Path
-        from stpyramid_jax.preparation.transfer import Archive, fetch_apart
+        from stpyramid_jax.preparation.sources.transfer import Archive, fetch_apart
         if __name__ == "__main__":
             # A shell lets its background jobs, and so their children, ignore Ctrl-C.
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax.preparation.contents import read_offsets, read_videos
-from stpyramid_jax.preparation.description import read_dataset, shard_files
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
-from stpyramid_jax.preparation.tfds import tfds_files
+from stpyramid_jax.preparation.verification.contents import read_offsets, read_videos
+from stpyramid_jax.preparation.verification.description import read_dataset, shard_files
+from stpyramid_jax.preparation.writing.tfds import tfds_files
 from stpyramid_jax.records import decode_example, read_record
 
 SIZE = (64, 48)
@@ -21,7 +22,7 @@ FAMILIES = ("rgb", "flow")
 @pytest.fixture(scope="module")
 def prepared(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "out"
-    prepare("folder", clips, out, flow="dis", size=SIZE, workers=1)
+    prepare(Choices("folder", clips, out, flow="dis", size=SIZE, workers=1))
     return out
 
 

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax.preparation.decode import UnreadableVideo, frames
-from stpyramid_jax.preparation.flow import dequantise, flow_fields, quantise
-from stpyramid_jax.preparation.images import Images
-from stpyramid_jax.preparation.videos import Videos
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo, frames
+from stpyramid_jax.preparation.sources.flow import dequantise, flow_fields, quantise
+from stpyramid_jax.preparation.sources.images import Images
+from stpyramid_jax.preparation.sources.videos import Videos
 
 SIZE = (64, 48)
 CLIP = "Jump/v_Jump_g01_c01.avi"
@@ -92,7 +92,7 @@ def test_archives_of_frames_and_of_u_and_v(tmp_path, prepared, name):
     write_archives(tmp_path / "jpegs_256", tmp_path / "tvl1_flow", name, images, fields)
     source = Images((tmp_path / "jpegs_256", tmp_path / "tvl1_flow"))
     source.check()
-    assert source.sizes([CLIP]) == [sum(f.stat().st_size for f in tmp_path.rglob("*.png"))]
+    assert len(source.marks([CLIP])) == 1
     assert by_family(source) == (records["rgb"], records["flow"])
 
 
@@ -136,7 +136,7 @@ def test_frames_alone_need_no_flow(tmp_path, prepared):
     write_images(tmp_path / "b", images, fields)
     (tmp_path / "b" / "flow_x_00003.png").write_bytes(b"")
     source = Images((tmp_path,), motion=())
-    assert source.sizes(["a.avi"]) > [0]
+    assert len(source.marks(["a.avi"])) == 1
     for path in ("a.avi", "b.avi"):
         assert by_family(source, path) == (records["rgb"], [])
 
@@ -319,7 +319,7 @@ def test_an_image_that_goes_away_is_named(folder):
 
 def test_other_files_are_passed_over(folder, prepared):
     video = folder / "a"
-    before = by_family(Images((folder,)), "a.avi"), Images((folder,)).sizes(["a.avi"])
+    before = by_family(Images((folder,)), "a.avi"), Images((folder,)).marks(["a.avi"])
     for name in (
         "Thumbs.db",
         "._img_00003.jpg",
@@ -330,15 +330,41 @@ def test_other_files_are_passed_over(folder, prepared):
         (video / name).write_bytes(b"other")
     (video / "TSP_flows").mkdir()
     (video / "TSP_flows" / "img_00001.jpg").write_bytes(b"other")
-    assert (by_family(Images((folder,)), "a.avi"), Images((folder,)).sizes(["a.avi"])) == before
+    assert (by_family(Images((folder,)), "a.avi"), Images((folder,)).marks(["a.avi"])) == before
 
 
-def test_sizes_tell_what_is_there(folder):
+def test_a_grey_frame_becomes_one_of_three_channels(tmp_path, prepared):
+    """Colour JPEG is what records hold; one that is stored as such is taken over."""
+    _, images, fields = prepared
+    write_images(tmp_path / "a", images, fields)
+    for file in (tmp_path / "a").glob("img_*"):
+        grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(file.with_suffix(".jpg")), grey)
+        file.unlink()
+    size = images[0].shape[1::-1]
+    for family, data in Images((tmp_path,)).records("a.avi", size):
+        if family == "rgb":
+            stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert stored.shape == (*size[::-1], 3)
+
+
+def test_marks_tell_what_is_there(folder):
+    """Whatever is cut off, renumbered, or moved from x to y."""
     source = Images((folder,))
-    size = sum(file.stat().st_size for file in (folder / "a").iterdir())
-    assert source.sizes(["a.avi"]) == source.sizes(["Jump/a.MP4"]) == source.sizes(["a"]) == [size]
-    cut(folder / "a" / "img_00003.jpg")
-    assert source.sizes(["c.avi", "a.avi"]) == [0, size - 20]
+    marks = [source.marks(["a.avi"])]
+    assert marks[0] == source.marks(["Jump/a.MP4"]) == source.marks(["a"])
+    first, second = folder / "a" / "flow_x_00003.jpg", folder / "a" / "flow_y_00003.jpg"
+    cut(first)
+    marks.append(source.marks(["a.avi"]))
+    first.rename(folder / "kept")
+    second.rename(first)
+    (folder / "kept").rename(second)
+    marks.append(source.marks(["a.avi"]))
+    first.rename(folder / "a" / "flow_x_00099.jpg")
+    marks.append(source.marks(["a.avi"]))
+    absent, there = source.marks(["c.avi", "a.avi"])
+    assert [there] == marks[-1]
+    assert len({absent, *(mark for (mark,) in marks)}) == 5
     (folder / "empty").mkdir()
     for path, there in {"a.avi": True, "a": True, "c.avi": False, "empty.avi": False}.items():
         assert source.holds(path) == there
@@ -354,7 +380,7 @@ def test_any_name_is_found(tmp_path, folder, name):
     source = Images((tmp_path / "all",))
     assert source.holds(f"{name}/{name}.avi")
     assert source.holds(f"{name}/{name}")
-    assert source.sizes([f"{name}/{name}.avi"]) == Images((folder,)).sizes(["a.avi"])
+    assert source.marks([f"{name}/{name}.avi"]) == Images((folder,)).marks(["a.avi"])
     assert by_family(source, f"{name}/{name}.avi") == by_family(Images((folder,)), "a.avi")
 
 
@@ -375,17 +401,17 @@ def test_folders_without_images_are_refused(tmp_path, folder):
 
 def test_images_in_two_places_are_refused(folder):
     shutil.copytree(folder / "a", folder / "Jump" / "a")
-    assert sorted(lines(Images((folder,)).sizes, ["Jump/a.avi", "b.avi"])) == [
+    assert sorted(lines(Images((folder,)).marks, ["Jump/a.avi", "b.avi"])) == [
         f"Jump/a.avi: has {word}s in {folder}/Jump/a and in {folder}/a"
         for word in ("frame", "x field", "y field")
     ]
     # The same place by two ways is one.
-    assert Images((folder, folder / "Jump")).sizes(["b.avi"]) == Images((folder,)).sizes(["b.avi"])
+    assert Images((folder, folder / "Jump")).marks(["b.avi"]) == Images((folder,)).marks(["b.avi"])
 
 
 def test_one_place_of_two_videos_is_refused(folder):
-    assert len(Images((folder,)).sizes(["Jump/a.avi", "Run/b.avi"])) == 2
-    assert lines(Images((folder,)).sizes, ["Jump/a.avi", "Run/b.avi", "Run/a.avi"]) == [
+    assert len(Images((folder,)).marks(["Jump/a.avi", "Run/b.avi"])) == 2
+    assert lines(Images((folder,)).marks, ["Jump/a.avi", "Run/b.avi", "Run/a.avi"]) == [
         f"{folder}/a: is of Jump/a.avi and of Run/a.avi; use folders of classes"
     ]
 
@@ -395,8 +421,8 @@ def test_a_part_that_no_video_has_is_refused(tmp_path, prepared):
     write_archives(tmp_path / "rgb", tmp_path / "flow", "a", images, fields)
     write_archives(tmp_path / "rgb", tmp_path / "flow", "b", images, [])
     both = (tmp_path / "rgb", tmp_path / "flow")
-    assert min(Images(both).sizes(["a.avi", "b.avi"])) > 0
-    assert [line.partition(" of the")[0] for line in lines(Images(both).sizes, ["b.avi"])] == [
+    assert len(Images(both).marks(["a.avi", "b.avi"])) == 2
+    assert [line.partition(" of the")[0] for line in lines(Images(both).marks, ["b.avi"])] == [
         f"{both[0]}, {both[1]}: no x fields",
         f"{both[0]}, {both[1]}: no y fields",
     ]

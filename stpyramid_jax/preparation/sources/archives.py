@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from stpyramid_jax.preparation.annotations.listing import refuse
-from stpyramid_jax.preparation.disk import rename
+from stpyramid_jax.preparation.writing.disk import rename
 
 
 def unpacked(videos: Path) -> Path:

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stpyramid_jax.preparation.audit import decode, image_of
-from stpyramid_jax.preparation.contents import PreparedVideo, read_offsets, read_videos
-from stpyramid_jax.preparation.description import read_dataset
-from stpyramid_jax.preparation.disk import write
-from stpyramid_jax.preparation.flow import dequantise
+from stpyramid_jax.preparation.sources.flow import dequantise
+from stpyramid_jax.preparation.verification.audit import decode, image_of
+from stpyramid_jax.preparation.verification.contents import PreparedVideo, read_offsets, read_videos
+from stpyramid_jax.preparation.verification.description import read_dataset
+from stpyramid_jax.preparation.writing.disk import write
 from stpyramid_jax.records import read_record, shard_file
 
 CLIPS = 8

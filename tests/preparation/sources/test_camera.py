@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stpyramid_jax.preparation import camera as module
-from stpyramid_jax.preparation.camera import (
+from stpyramid_jax.preparation.sources import camera as module
+from stpyramid_jax.preparation.sources.camera import (
     camera_motion,
     camera_parameters,
     stabilise,
     without_camera,
 )
-from stpyramid_jax.preparation.decode import frames
+from stpyramid_jax.preparation.sources.decode import frames
 from tests.conftest import ROOT
 
 WIDTH, HEIGHT = 170, 128
@@ -231,7 +231,7 @@ def test_another_process_gives_the_same_bytes(threads, tmp_path):
     np.savez(tmp_path / "pair.npz", first=first, flow=flow)
     program = (
         "import sys, cv2, numpy as np; cv2.setNumThreads(int(sys.argv[1])); "
-        "from stpyramid_jax.preparation.camera import without_camera; "
+        "from stpyramid_jax.preparation.sources.camera import without_camera; "
         "sys.stdout.buffer.write(without_camera(**np.load(sys.argv[2])).tobytes())"
     )
     arguments = [sys.executable, "-c", program, str(threads), str(tmp_path / "pair.npz")]

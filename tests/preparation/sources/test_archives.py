@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stpyramid_jax.preparation.archives import unpacked
+from stpyramid_jax.preparation.sources.archives import unpacked
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PROGRAM = f"""#!{sys.executable} -SE
 import os, sys, tarfile, time
@@ -222,7 +222,7 @@ def test_a_kill_leaves_nothing_half_and_the_next_run_begins_again(tmp_path, prog
     archive = pack(tmp_path / "videos.rar", "A/a.avi", "B/b.avi")
     stopped = program.with_name("stopped")
     stopped.touch()  # the program stops after its first file
-    module = "stpyramid_jax.preparation.archives"
+    module = "stpyramid_jax.preparation.sources.archives"
     program_text = f"import pathlib, sys, {module} as a; a.unpacked(pathlib.Path(sys.argv[1]))"
     run = subprocess.Popen([sys.executable, "-c", program_text, archive], cwd=ROOT)
     while not list((tmp_path / ".videos.part").rglob("a.avi")):

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.disk import rename, sync
+from stpyramid_jax.preparation.writing.disk import rename, sync
 from stpyramid_jax.records import encode_example, encode_record, shard_file
 
 VIDEOS_PER_SHARD = 32
@@ -142,6 +142,18 @@ def remove_parts(folder: Path) -> None:
     """Removes what was being written; writers that are still at it stop at their next frame."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
+
+
+def remove_broken(folder: Path) -> None:
+    """Removes manifests that are damaged, or whose files are: those shards are written again."""
+    for manifest in folder.glob(".shard-*.jsonl"):
+        whole = False
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            *_, last = entries_of(manifest)
+            files = last["files"].items()
+            whole = all((folder / name).stat().st_size == file["bytes"] for name, file in files)
+        if not whole:
+            manifest.unlink()
 
 
 def entries_of(path: Path) -> Iterator[dict]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.description import refuse, shard_files
-from stpyramid_jax.preparation.output import COLUMNS
+from stpyramid_jax.preparation.verification.description import refuse, shard_files
+from stpyramid_jax.preparation.writing.output import COLUMNS
 
 _SMALLEST = 16  # bytes of a record of nothing
 

@@ -17,15 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.disk import write
-from stpyramid_jax.preparation.shards import entries_of, left_out, remove_parts, shard_shares
-from stpyramid_jax.preparation.tfds import tfds_files
+from stpyramid_jax.preparation.writing.disk import write
+from stpyramid_jax.preparation.writing.shards import (
+    entries_of,
+    left_out,
+    remove_broken,
+    remove_parts,
+    shard_shares,
+)
+from stpyramid_jax.preparation.writing.tfds import tfds_files
 from stpyramid_jax.records import shard_file
 
 COLUMNS = ("name", "path", "class", "label", "group", "frames", "fields", "shard")
 """Columns of `videos.csv`; a column for each split follows."""
 
-LIBRARIES = ("parameters.libraries.", "parameters.flow.jax", "parameters.flow.platform")
+LIBRARIES = tuple(
+    f"parameters.{key}" for key in ("libraries.", "flow.jax", "flow.platform", "flow.x64")
+)
 """Keys of a plan that shape the bytes but are not of the user's choosing."""
 
 
@@ -74,6 +82,7 @@ def begin(folder: Path, plan: Mapping) -> bool:
     if started.is_file():
         _refuse(folder, differences(plan, _load(started)))
         remove_parts(folder)
+        remove_broken(folder)
         return False
     strangers = sorted({path.name for path in folder.iterdir()} - {".plan.json.part"})
     if strangers:

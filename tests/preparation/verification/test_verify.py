@@ -14,14 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stpyramid_jax import records
-from stpyramid_jax.preparation import contact, output, shards
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.audit import EVERY, image_of
-from stpyramid_jax.preparation.contact import contact_sheet, flow_colours
-from stpyramid_jax.preparation.contents import PreparedVideo
-from stpyramid_jax.preparation.inspection import inspect
+from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
-from stpyramid_jax.preparation.verify import verify
+from stpyramid_jax.preparation.verification import contact
+from stpyramid_jax.preparation.verification.audit import EVERY, image_of
+from stpyramid_jax.preparation.verification.contact import contact_sheet, flow_colours
+from stpyramid_jax.preparation.verification.contents import PreparedVideo
+from stpyramid_jax.preparation.verification.inspection import inspect
+from stpyramid_jax.preparation.verification.verify import verify
+from stpyramid_jax.preparation.writing import output, shards
 
 SIZE = (64, 48)  # of what is prepared here, width and height
 
@@ -96,7 +98,7 @@ def edit(folder, *replacements):
 @pytest.fixture(scope="module")
 def prepared(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "out"
-    prepare("folder", clips, out, flow="dis", size=SIZE, workers=1)
+    prepare(Choices("folder", clips, out, flow="dis", size=SIZE, workers=1))
     return out
 
 

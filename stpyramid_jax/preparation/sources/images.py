@@ -20,6 +20,7 @@ gpu_flow, for the archives of twostreamfusion: `<video>/frame000001.jpg`, and in
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -32,11 +33,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from stpyramid_jax.preparation.annotations import VIDEO_SUFFIXES
-from stpyramid_jax.preparation.annotations.listing import refuse
-from stpyramid_jax.preparation.decode import UnreadableVideo, resize
-from stpyramid_jax.preparation.flow import dequantise, quantise
-from stpyramid_jax.preparation.videos import jpeg
+from stpyramid_jax.preparation.annotations.listing import refuse, stem_of
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo, resize
+from stpyramid_jax.preparation.sources.flow import dequantise, quantise
+from stpyramid_jax.preparation.sources.videos import jpeg
 
 _NAME = re.compile(r"(img_|image_|frame|flow_[xy]_)([0-9]+)\.(?:jpe?g|png)", re.IGNORECASE)
 _LAYOUTS: Mapping[str, Mapping[str, str]] = {
@@ -78,8 +78,8 @@ class Images:
         """Whether there is any image of the listed video `path`."""
         return any(True for _ in self._images(path))
 
-    def sizes(self, paths: Iterable[str]) -> list[int]:
-        """Bytes of all images of each listed video, by which a change is noticed.
+    def marks(self, paths: Iterable[str]) -> list[str]:
+        """For each listed video a digest of its images' kinds, numbers and bytes on disk.
 
         It takes some 3 microseconds an image, which is half a minute for UCF101.
 
@@ -87,13 +87,13 @@ class Images:
           ValueError: one line for every video whose frames or fields lie in two places, every place
             that is of two videos, and each kind of image that none of the videos has.
         """
-        sizes, faults, owners, absent = [], [], {}, set(_WORDS if self.motion else ("rgb",))
+        marks, faults, owners, absent = [], [], {}, set(_WORDS if self.motion else ("rgb",))
         for path in paths:
-            size, places = 0, defaultdict(dict)  # places of a kind, in order
+            seen, places = [], defaultdict(dict)  # places of a kind, in order
             for image in self._images(path):
-                size += image.entry.stat().st_size
+                seen.append((image.kind, image.number, image.entry.stat().st_size))
                 places[image.kind][os.path.dirname(image.entry.path)] = True
-            sizes.append(size)
+            marks.append(hashlib.sha256(repr(sorted(seen)).encode()).hexdigest())
             absent -= places.keys()
             for kind, found in places.items():
                 if len(found) > 1:
@@ -105,7 +105,7 @@ class Images:
         for kind in sorted(absent):
             faults.append(f"{folders}: no {_WORDS[kind]}s of the listed videos; {_LOOKED_FOR}")
         refuse(faults)
-        return sizes
+        return marks
 
     def records(self, path: str, size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
         """Family and JPEG of each record of a video: frame 0, field 0, frame 1, ..., frame N - 1.
@@ -128,7 +128,7 @@ class Images:
             components = _decoded(fields, cv2.IMREAD_GRAYSCALE)
             pairs = zip(components, components, strict=True)
             for data, frame in _decoded(frames, cv2.IMREAD_COLOR):
-                whole = frame.shape[1::-1] == size and data.startswith(b"\xff\xd8")  # a JPEG
+                whole = data.startswith(b"\xff\xd8") and _stored(data) == (*size[::-1], 3)  # a JPEG
                 yield "rgb", data if whole else jpeg(resize(frame, size))
                 for (_, x), (_, y) in itertools.islice(pairs, 1):  # none after the last frame
                     yield "flow", jpeg(resized_field(x, y, size))
@@ -149,9 +149,7 @@ class Images:
 
     def _places(self, path: str) -> Mapping[Path, Mapping[str, str]]:
         """Where images of a listed video may lie, and what they show there."""
-        suffix = PurePosixPath(path).suffix
-        stem = path.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else path
-        parts = PurePosixPath(stem).parts
+        parts = PurePosixPath(stem_of(path)).parts
         places = {}
         for folder, layout in itertools.product(self.folders, _LAYOUTS):
             for first in range(len(parts)):
@@ -220,6 +218,12 @@ def _decoded(images: Iterable[_Image], mode: int) -> Iterator[tuple[bytes, np.nd
         if (width, height) != size:
             raise UnreadableVideo(f"{image} is {width}x{height}, not {size[0]}x{size[1]}")
         yield data, pixels
+
+
+def _stored(data: bytes) -> tuple[int, ...]:
+    """Shape of an image as it is stored: grey has no channels, and nothing is turned."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return () if pixels is None else pixels.shape
 
 
 def resized_field(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from stpyramid_jax.preparation import output, shards
 from stpyramid_jax.preparation.annotations import ListedVideo
+from stpyramid_jax.preparation.writing import output, shards
 
 
 def append(shard, name, frames):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax.preparation.decode import UnreadableVideo, frames
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo, frames
 
 
 def test_frames_are_the_ones_written_in_order(tmp_path, make):

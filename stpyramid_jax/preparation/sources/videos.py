@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stpyramid_jax.preparation.decode import frames
-from stpyramid_jax.preparation.flow import flow_fields
+from stpyramid_jax.preparation.sources.decode import frames
+from stpyramid_jax.preparation.sources.flow import flow_fields
 
 JPEG_QUALITY = 95
 
@@ -26,7 +26,7 @@ class Videos:
         """Whether the video `path` is there."""
         return os.path.isfile(self.folder / path)  # False for a name that is too long
 
-    def sizes(self, paths: Iterable[str]) -> list[int]:
+    def marks(self, paths: Iterable[str]) -> list[int]:
         """Bytes of each video, by which one that was replaced is noticed; -1 of a broken link."""
         return [_size(self.folder / path) for path in paths]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stpyramid_jax import records
-from stpyramid_jax.preparation import shards
 from stpyramid_jax.preparation.annotations import ListedVideo
+from stpyramid_jax.preparation.writing import shards
 
 FAMILIES = ("rgb", "flow")
 

@@ -11,8 +11,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
 
-from stpyramid_jax.preparation.contents import PreparedVideo
-from stpyramid_jax.preparation.flow import dequantise
+from stpyramid_jax.preparation.sources.flow import dequantise
+from stpyramid_jax.preparation.verification.contents import PreparedVideo
 from stpyramid_jax.records import decode_example, read_record
 
 EVERY = 16  # one of so many records of a shard is decoded, beside those of its first video

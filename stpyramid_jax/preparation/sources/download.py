@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stpyramid_jax.preparation.annotations import read_ucf101
-from stpyramid_jax.preparation.disk import rename
-from stpyramid_jax.preparation.output import locked
-from stpyramid_jax.preparation.transfer import Archive, fetch_apart
+from stpyramid_jax.preparation.sources.transfer import Archive, fetch_apart
+from stpyramid_jax.preparation.writing.disk import rename
+from stpyramid_jax.preparation.writing.output import locked
 from stpyramid_jax.progress import progress_bar
 
 URLS = (
@@ -35,7 +35,7 @@ def download_ucf101(folder: Path) -> tuple[Path, Path]:
       RuntimeError: a zip cannot be downloaded, or is not the registered one, or is damaged.
       OSError: `folder` cannot be written.
     """
-    annotations, videos = folder / "ucfTrainTestlist", folder / "UCF-101"
+    videos, annotations = ucf101_folders(folder)
     with locked(folder):
         if not (annotations.is_dir() and videos.is_dir()):
             archives = registered()
@@ -48,6 +48,11 @@ def download_ucf101(folder: Path) -> tuple[Path, Path]:
                 clips = fetch_apart(archives[1], folder)
                 unpack(clips, {Path(video.path).name: video.path for video in listed}, videos)
     return videos, annotations
+
+
+def ucf101_folders(folder: Path) -> tuple[Path, Path]:
+    """The folders of videos and of official lists below `folder`."""
+    return folder / "UCF-101", folder / "ucfTrainTestlist"
 
 
 def registered() -> list[Archive]:

@@ -1,0 +1,1 @@
+"""Where records come from: videos that are decoded, or images that are there."""

@@ -1,0 +1,1 @@
+"""Whether a prepared folder can be believed, and a look at it."""

@@ -1,0 +1,1 @@
+"""How records are written: shards, and the folder that they fill."""
