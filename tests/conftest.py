@@ -32,11 +32,11 @@ def real() -> Path:
 def run():
     """Runs a Python program of the project on two CPU devices, as a user would."""
 
-    def run(*arguments, expect: int = 0, cwd: Path = ROOT):
+    def run(*arguments, expect: int = 0, cwd: Path = ROOT, **environment: str):
         result = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env={**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"},
+            env={**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2", **environment},
             capture_output=True,
             text=True,
             timeout=300,

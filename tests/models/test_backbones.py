@@ -234,6 +234,7 @@ def test_remat_keeps_less_under_the_same_names(name):
     assert kept(name, remat=True) < 0.7 * kept(name, remat=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "convnet"])
 def test_remat_changes_no_gradient(name):
     make, variables = built(name)

@@ -99,6 +99,7 @@ class Level(nn.Module):
         return Attention(name="attention")(jnp.tanh(STCB(16, 0, 2, name="stcb")(maps)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [(2, 3, 4, 5), (2, 1, 1, 5)], ids=["map", "vector"])
 def test_over_lines_is_the_level_over_whole_maps(guide):
     """The same variables, values and gradients."""

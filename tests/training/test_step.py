@@ -68,6 +68,7 @@ def run(model, batch, devices=1, steps=1):
     return states, metrics
 
 
+@pytest.mark.slow
 def test_golden_losses_of_three_steps():
     """Change these only with a reason: they move when the network, its initial weights, the
     sketches, the loss or the solver do."""
@@ -80,6 +81,7 @@ def test_golden_losses_of_three_steps():
 GOLDEN = [1.786515, 1.542864, 0.941231]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spatial", "temporal", "A", "B", "C", "D"])
 def test_loss_falls_and_only_the_sketch_stays(name):
     model = model_of(name, dropout=0.0)
@@ -108,6 +110,7 @@ def test_loss_falls_and_only_the_sketch_stays(name):
     assert int(after.step) == 8
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     model = model_of("D")
     batch = batch_of(model, rows=16)
@@ -152,6 +155,7 @@ def test_dropout_differs_from_step_to_step_and_repeats_with_the_key():
     assert run(still, batch_of(still), steps=1)[1] != first[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["convnet", "resnet18"])
 def test_partial_batch_norm_moves_the_first_norm_only(backbone):
     """Scale, offset and statistics of all others stay, bit for bit; their convolutions learn."""

@@ -87,6 +87,7 @@ def test_a_run_without_the_stream_or_of_another_backbone_is_refused(tmp_path):
         read_weights(str(tmp_path / "empty"), experiment_of("D").model)
 
 
+@pytest.mark.slow
 def test_streams_go_out_with_their_units_and_come_back(tmp_path):
     state = trained(tmp_path, experiment_of("B", "squeezenet"), seed=1)
     paths = export_weights(tmp_path)
