@@ -57,7 +57,10 @@ def train(experiment: Experiment, shards: Shards, workdir: Path) -> TrainState:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is None:
             init = functools.partial(init_state, experiment)
-            state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
+            # It runs once: the compiler need not try hard, which takes twice as long.
+            quick = {"xla_backend_optimization_level": 0}
+            init = jax.jit(init, out_shardings=replicated(mesh), compiler_options=quick)
+            state = init(init_key)
             weights = read_weights(experiment.training.weights, experiment.model)
             check_frozen(experiment.model, state.params, weights)
             state = with_weights(state, weights) if weights else state

@@ -24,6 +24,13 @@ from stpyramid_jax.preparation.run import prepare
 ROOT = Path(__file__).parents[2]
 INSTANTS = 1  # for each kind of kill; some twenty were tried by hand
 
+# A shell lets its background jobs, and so their children, ignore Ctrl-C.
+INTERRUPTIBLE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 distributed = [
     pytest.mark.slow,
     pytest.mark.skipif(not importlib.util.find_spec("distributed"), reason="needs distributed"),
@@ -181,13 +188,11 @@ def command():
         flags = (*flags, "--size=64x48", f"--scheduler={cluster.address}")
         running.append(
             subprocess.Popen(
-                [sys.executable, "data/prepare.py", *flags],
+                [sys.executable, "-c", INTERRUPTIBLE, "data/prepare.py", *flags],
                 cwd=ROOT,
                 env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
                 stderr=subprocess.PIPE,
                 text=True,
-                # A shell lets its background jobs, and so their children, ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
         return running[-1]
@@ -271,12 +276,13 @@ class TestCluster:
 
     def test_video_that_kills_every_worker_is_named(self, cluster, command, longer, tmp_path):
         (tmp_path / "preload.py").write_text(
-            "import av, os, signal\n"
-            "def poisonous(file, open=av.open, **options):\n"
-            "    if str(file.name).endswith('3.avi'):\n"
+            "import os, signal\n"
+            "from stpyramid_jax.preparation.sources import videos\n"
+            "def poisonous(path, size, frames=videos.frames):\n"
+            "    if path.name.endswith('3.avi'):\n"
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    return open(file, **options)\n"
-            "av.open = poisonous\n"
+            "    return frames(path, size)\n"
+            "videos.frames = poisonous\n"
         )
         cluster = cluster(f"--preload={tmp_path / 'preload.py'}")
         status, lines = ended(command(longer, tmp_path / "out", cluster))
