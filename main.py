@@ -26,6 +26,9 @@ _MODE = flags.DEFINE_enum(
     "What to do; weights writes the streams for PyTorch.",
 )
 _VIDEO = flags.DEFINE_string("video", None, "Video file to predict.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0 of several.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
 def main(arguments: list[str]) -> None:
@@ -33,13 +36,14 @@ def main(arguments: list[str]) -> None:
     from stpyramid_jax.evaluation import predict, protocol, report
     from stpyramid_jax.experiment import build_experiment
     from stpyramid_jax.input.tfrecord import Shards
-    from stpyramid_jax.training import loop, weights
+    from stpyramid_jax.training import loop, processes, weights
 
     if len(arguments) > 1:
         raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
     workdir, mode = Path(_WORKDIR.value), _MODE.value
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: not a folder")
+    processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if mode == "predict":
         if not _VIDEO.value or _CONFIG.value is not None:
             raise ValueError("--mode=predict takes --video=FILE, and its config from the workdir")
@@ -59,15 +63,22 @@ def main(arguments: list[str]) -> None:
     if mode != "train":
         shards.select(experiment.data.split, "test")  # refused now rather than after training
     if mode != "evaluate":
-        loop.train(experiment, shards, workdir)
+        loop.train(experiment, shards, workdir, protocol.validator(experiment, shards))
     if mode != "train":
-        print(report.table(protocol.evaluate(experiment, shards, workdir)))
+        folder = protocol.evaluate(experiment, shards, workdir)
+        if jax.process_index() == 0:
+            print(report.table(folder))
 
 
 def _run(arguments: list[str]) -> None:
+    from stpyramid_jax.training.interruption import EXIT_CODE, Interrupted
+
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
     try:
         main(arguments)
+    except Interrupted as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except ValueError as error:
         _refuse(str(error))
     except (FloatingPointError, OSError) as error:

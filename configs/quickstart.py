@@ -25,7 +25,6 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         # Hops follow each other every ten fields: three snippets see three in turn.
         tau=(10, 10),
         test_tau=10,
-        threads=4,
     )
     config.model.update(
         named_model(parse_argument(argument, model="D")["model"]),

@@ -5,7 +5,8 @@
     python main.py --config=configs/ucf10.py --workdir=ckpt --config.training.weights=squeezenet1_1_imagenet.npz
 
 Split 1, seed 0, 115 test clips: D 64.8 % mean class accuracy after some 16 minutes on two busy cores,
-A 78.4 % after 13. A score on these ten classes is not a score on UCF101. Arguments are those of configs/ucf101.py.
+A 78.4 % after 13. A score on these ten classes is not a score on UCF101. Arguments are those of configs/ucf101.py;
+the solver is another one: one rate for both streams, one norm for all, and a schedule that fits so few clips.
 """
 
 import ml_collections
@@ -16,9 +17,16 @@ from configs import ucf101
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = ucf101.get_config(argument)
     config.data.dir = "shards/ucf10"
-    config.input.update(crop=112, threads=4)
+    config.input.crop = 112
     config.model.dropout = 0.5
-    config.optimizer.update(boundaries=(240,), warmup=20)
+    config.optimizer.update(
+        batch_size=0,
+        temporal_multiplier=config.optimizer.spatial_multiplier,
+        spatial_clip_norm=0.0,
+        temporal_clip_norm=0.0,
+        boundaries=(240,),
+        warmup=20,
+    )
     config.training.update(steps=320, batch_size=32, checkpoint_every=80)
     config.evaluation.update(positions=5, crops=1)
     return config

@@ -13,13 +13,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stpyramid_jax.evaluation.protocol import load_variables
 from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.preparation.sources.flow import BOUND
 from stpyramid_jax.preparation.verification.contact import flow_colours
+from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.sharding import make_mesh
 
 
@@ -39,7 +39,7 @@ def main() -> None:
 
     experiment, _ = load_experiment(args.workdir)
     shards = Shards(args.shards)
-    variables, _ = load_variables(experiment, args.workdir, make_mesh())
+    variables = load_trained(experiment, args.workdir, make_mesh()).variables
     if not (experiment.model.attention and experiment.input.inputs == ("rgb", "flow")):
         parser.error(f"--workdir={args.workdir}: its model has no attention or sees no flow")
     clips = shards.select(experiment.data.split, "test")

@@ -5,7 +5,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.optimizer import OptimizerConfig
+from stpyramid_jax.training.sharding import MeshConfig
 
 if TYPE_CHECKING:
     from stpyramid_jax.input.tfrecord import Shards
 
+# Keys outside model and data set that make a run what it is.
+_FIXED = ("data.split", "data.validation", "input.crop", "seed")
 # How a model is computed may change during a run: the parameters are the same.
 _FREE = ("model.dtype", "model.remat")
 # Fields that the data set or another section gives.
@@ -28,39 +31,82 @@ _GIVEN = {"model": ("num_classes",), "input": ("streams", "motion", "snippets", 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Prepared shards, and which of their splits is trained and evaluated on."""
+    """Prepared shards, and which of their splits is trained and evaluated on.
+
+    `validation` is the share of the split's training groups that is held out, whole groups of each
+    class, to choose the best checkpoint by; 0 trains on all.
+    """
 
     dir: str
     split: str = "split1"
+    validation: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation={self.validation}: at least 0 and less than 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How long, in what batches, and how often the run is written down (in steps).
 
-    `weights` are those that the streams start from (docs/weights.md): a known name, a file or the
-    workdir of a run, for both streams, or `spatial=...,temporal=...`; empty trains from scratch.
+    Attributes:
+      steps: updates.
+      batch_size: samples of an update, over all devices and processes.
+      accumulate: micro-batches that a batch is cut into, one after the other on the device.
+      label_smoothing: share of the target that is spread evenly over the classes.
+      log_every, checkpoint_every: in steps; where clips are held out they are scored at every
+        checkpoint.
+      patience: checkpoints in a row without a better validation after which training stops; 0
+        never stops.
+      weights: those that the streams start from (docs/weights.md): a known name, a file or the
+        workdir of a run, for both streams, or `spatial=...,temporal=...`; empty trains from
+        scratch.
     """
 
     steps: int
     batch_size: int
+    accumulate: int = 1
+    label_smoothing: float = 0.0
     log_every: int = 20
     checkpoint_every: int = 500
+    patience: int = 0
     weights: str = ""
+
+    def __post_init__(self):
+        for key in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"training.{key}={getattr(self, key)}: at least 1")
+        if self.patience < 0:
+            raise ValueError(f"training.patience={self.patience}: at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"training.label_smoothing={self.label_smoothing}: at least 0 and less than 1"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"training.batch_size={self.batch_size} in training.accumulate={self.accumulate} "
+                "parts: give a divisor of the batch"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Views whose class scores are averaged: evenly spaced positions x crops (TSN: 25 x 10).
 
-    `batch_size` counts positions, each with all its crops.
+    `batch_size` counts positions, each with all its crops. `force` scores clips even if the
+    checkpoint was trained on them, which is refused without.
     """
 
     positions: int = 25
     crops: int = 10
     batch_size: int = 8
+    force: bool = False
 
     def __post_init__(self):
+        for key in ("positions", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"evaluation.{key}={getattr(self, key)}: at least 1")
         if self.crops not in (1, 5, 10):
             raise ValueError(
                 f"evaluation.crops={self.crops}: 1 (centre), 5 (and corners) or 10 (and mirrors)"
@@ -69,15 +115,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run is made of, beside the bytes of its data set."""
+    """Everything that a run is made of, beside the bytes of its data set.
+
+    `profile` writes a trace of a few steps for a profiler.
+    """
 
     seed: int
+    profile: bool
     data: DataConfig
     input: InputConfig
     model: ModelConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    mesh: MeshConfig
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -85,7 +136,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     Config files start from it, so that any key can be overridden on the command line.
     """
-    config = ml_collections.ConfigDict({"seed": 0})
+    config = ml_collections.ConfigDict({"seed": 0, "profile": False})
     for name, section in _sections().items():
         hints = typing.get_type_hints(section)
         config[name] = {
@@ -118,6 +169,7 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
     streams = {(True, False): "spatial", (False, True): "temporal", (True, True): "both"}
     experiment = Experiment(
         seed=_typed(config["seed"], int, "seed"),
+        profile=_typed(config["profile"], bool, "profile"),
         data=_section(DataConfig, config, "data"),
         input=_section(
             InputConfig,
@@ -132,13 +184,10 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
         optimizer=_section(OptimizerConfig, config, "optimizer"),
         training=_section(TrainingConfig, config, "training"),
         evaluation=_section(EvaluationConfig, config, "evaluation"),
+        mesh=_section(MeshConfig, config, "mesh"),
     )
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed}: at least 0")
-    for section in ("training", "evaluation"):
-        for key, value in dataclasses.asdict(getattr(experiment, section)).items():
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{section}.{key}={value}: at least 1")
     return experiment
 
 
@@ -167,7 +216,8 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     record = _read_record(path)
     try:
         parts = {name: _section(cls, record, name) for name, cls in _sections().items()}
-        return Experiment(seed=record["seed"], **parts), record["dataset"]
+        whole = Experiment(seed=record["seed"], profile=record["profile"], **parts)
+        return whole, record["dataset"]
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: of another version ({error})") from error
 
@@ -182,10 +232,11 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
+def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str] = ()) -> None:
     """Refuses a workdir that holds a run of another model, data set, split, crop or seed.
 
-    All else may differ (steps, solver, augmentation, paths, views of an evaluation) and is named.
+    All else may differ (steps, solver, augmentation, paths, views of an evaluation) and is named,
+    and so may the keys that are `free`.
 
     Raises:
       ValueError: the keys that differ, with both values.
@@ -202,8 +253,8 @@ def check_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
     fixed = [
         line
         for key, line in differing.items()
-        if (key.split(".")[0] in ("model", "dataset") and key not in _FREE)
-        or key in ("data.split", "input.crop", "seed")
+        if (key.split(".")[0] in ("model", "dataset") or key in _FIXED)
+        and key not in (*_FREE, *free)
     ]
     if fixed:
         raise ValueError(

@@ -29,14 +29,24 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run():
-    """Runs a Python program of the project on two CPU devices, as a user would."""
+def run(tmp_path_factory):
+    """Runs a Python program of the project on two CPU devices, as a user would.
+
+    What one has compiled the next need not.
+    """
+    compiled = str(tmp_path_factory.mktemp("compiled"))
 
     def run(*arguments, expect: int = 0, cwd: Path = ROOT, **environment: str):
         result = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env={**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2", **environment},
+            env={
+                **os.environ,
+                "XLA_FLAGS": "",
+                "JAX_NUM_CPU_DEVICES": "2",
+                "JAX_COMPILATION_CACHE_DIR": compiled,
+                **environment,
+            },
             capture_output=True,
             text=True,
             timeout=300,

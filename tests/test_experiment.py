@@ -17,12 +17,14 @@ from stpyramid_jax.experiment import (
 def config(**changes):
     values = {
         "seed": 0,
+        "profile": False,
         "data": {"dir": "shards"},
         "input": {"crop": 16},
         "model": {"backbone": "convnet", "snippet_length": 2},
         "optimizer": {"learning_rate": 0.1},
         "training": {"steps": 2, "batch_size": 4},
         "evaluation": {},
+        "mesh": {},
     }
     for path, value in changes.items():
         section, _, key = path.partition("__")
@@ -65,6 +67,14 @@ class Shards:
         ({"input__tau": (3, 1)}, r"input\.tau=\(3, 1\)"),
         ({"optimizer__learning_rate": "fast"}, r"optimizer\.learning_rate='fast': must be float"),
         ({"seed": "x"}, r"seed='x': must be int"),
+        ({"profile": 1}, r"profile=1: must be bool"),
+        ({"mesh__data": 0}, r"mesh\.data=0: at least 1, or -1 for the rest"),
+        ({"data__validation": 1.0}, r"data\.validation=1\.0: at least 0 and less than 1"),
+        ({"training__patience": -1}, r"training\.patience=-1: at least 0"),
+        ({"training__label_smoothing": 1.0}, r"training\.label_smoothing=1\.0"),
+        ({"training__accumulate": 3}, r"batch_size=4 in training\.accumulate=3 parts: give a div"),
+        ({"training__accumulate": 0}, r"training\.accumulate=0: at least 1"),
+        ({"evaluation__positions": 0}, r"evaluation\.positions=0: at least 1"),
     ],
 )
 def test_wrong_configurations_are_refused(changes, message):
@@ -132,6 +142,12 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path, capsys):
     warped = build_experiment(config(model__motion="warped"), 2)
     with pytest.raises(ValueError, match=r"\(model\.motion: 'flow' there, 'warped' here\)"):
         check_workdir(tmp_path, run_record(warped, Shards))
+    split = run_record(
+        build_experiment(config(data={"dir": "shards", "split": "split2"}), 2), Shards
+    )
+    with pytest.raises(ValueError, match=r"data\.split: 'split1' there, 'split2' here"):
+        check_workdir(tmp_path, split)
+    check_workdir(tmp_path, split, free=("data.split",))
     with pytest.raises(ValueError, match=r"\(seed: 0 there, 1 here\)"):
         check_workdir(tmp_path, run_record(build_experiment(config(seed=1), 2), Shards))
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "input": {"records"},
     "preparation": {"ops", "records", "progress"},
     # Sections of an experiment are the configurations of their rooms.
-    "experiment": {"input", "models", "training.optimizer", "progress"},
+    "experiment": {"input", "models", "training.optimizer", "training.sharding", "progress"},
     "training": {"ops", "models", "input", "experiment", "progress", "performance"},
     "evaluation": {
         "ops",

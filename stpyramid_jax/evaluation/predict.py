@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stpyramid_jax.evaluation.protocol import clip_scores, load_variables
+from stpyramid_jax.evaluation.protocol import clip_scores, jitted_forward
 from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.pipeline import eval_batches
@@ -15,6 +15,7 @@ from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.preparation.sources.decode import frames
 from stpyramid_jax.preparation.sources.flow import flow_fields
 from stpyramid_jax.progress import say
+from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.sharding import make_mesh, round_up
 
 
@@ -30,7 +31,7 @@ def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
     """
     experiment, dataset = load_experiment(workdir)
     mesh = make_mesh()
-    variables, _ = load_variables(experiment, workdir, mesh)
+    variables = load_trained(experiment, workdir, mesh).variables
     settings = experiment.evaluation
     size, method = (dataset["size"][0], dataset["size"][1]), dataset["flow"]
     if method == "images" and "flow" in experiment.input.inputs:
@@ -44,7 +45,8 @@ def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
     batches = eval_batches(
         clip, np.zeros(1, np.int64), experiment.input, settings.positions, settings.crops, rows
     )
-    scores = clip_scores(variables, create_model(experiment.model), batches, mesh)[0]
+    step = jitted_forward(create_model(experiment.model), mesh)
+    scores = clip_scores(variables, step, batches, mesh)[0]
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
     order = np.argsort(-probabilities)

@@ -1,14 +1,15 @@
 """Class scores of clips: views at evenly spaced positions, scores averaged before the softmax."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
+from stpyramid_jax.evaluation import metrics
 from stpyramid_jax.evaluation.report import write_report
 from stpyramid_jax.experiment import Experiment, check_workdir, run_record
 from stpyramid_jax.input.pipeline import eval_batches
@@ -16,23 +17,46 @@ from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
 from stpyramid_jax.performance import compiler_options
 from stpyramid_jax.progress import progress_bar
-from stpyramid_jax.training.checkpoint import load_variables
-from stpyramid_jax.training.sharding import make_mesh, round_up, shard_batch
+from stpyramid_jax.training.checkpoint import load_trained
+from stpyramid_jax.training.history import trained_on
+from stpyramid_jax.training.sharding import make_mesh, replicated, round_up, shard_batch
 
 _INPUTS = ("rgb", "flow", "frames")
+# Of a validation: one crop of five positions, so that it takes little of a run's time.
+_POSITIONS = 5
 
 
-def forward(variables: Any, inputs: Mapping[str, Array], *, model: Pyramid) -> Float[Array, "B K"]:
-    """Scores of each position, the mean over its crops: inputs are [B, crops, ...]."""
+Forward = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
+"""`forward` of a model on a mesh."""
+
+
+def forward(
+    variables: Any, batch: Mapping[str, Array], *, model: Pyramid
+) -> dict[str, Shaped[Array, "B ..."]]:
+    """`scores` [B, K] of each position, the mean over its crops, beside its `video` and `mask`.
+
+    Images are [B, crops, ...].
+    """
+    inputs = {name: batch[name] for name in _INPUTS if name in batch}
     rows, crops = next(iter(inputs.values())).shape[:2]
     folded = {name: x.reshape(rows * crops, *x.shape[2:]) for name, x in inputs.items()}
     outputs = cast(Outputs, model.apply(variables, folded, train=False))
-    return outputs.logits.reshape(rows, crops, -1).mean(axis=1)
+    scores = outputs.logits.reshape(rows, crops, -1).mean(axis=1)
+    return {"scores": scores, "video": batch["video"], "mask": batch["mask"]}
+
+
+def jitted_forward(model: Pyramid, mesh: jax.sharding.Mesh) -> Forward:
+    """`forward`, compiled; every device, and so every process, has all of the result."""
+    return jax.jit(
+        functools.partial(forward, model=model),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler_options(),
+    )
 
 
 def clip_scores(
     variables: Any,
-    model: Pyramid,
+    step: Forward,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
     progress=lambda done: None,
@@ -40,21 +64,24 @@ def clip_scores(
     """Mean class scores by video over all its positions and crops (before the softmax).
 
     Args:
+      step: of `jitted_forward`.
       batches: of `eval_batches`; rows whose mask is False count nothing.
       progress: called with the number of positions done so far.
 
     Raises:
       ValueError: scores that are not finite.
     """
-    step = jax.jit(functools.partial(forward, model=model), compiler_options=compiler_options())
     totals: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
     for batch in batches:
-        inputs = {name: batch[name] for name in _INPUTS if name in batch}
-        scores = np.asarray(step(variables, shard_batch(inputs, mesh)), np.float64)
-        for video, row, valid in zip(batch["video"].tolist(), scores, batch["mask"], strict=True):
+        images = {name: batch[name] for name in (*_INPUTS, "video", "mask") if name in batch}
+        with jax.set_mesh(mesh):
+            rows = jax.device_get(step(variables, shard_batch(images, mesh)))
+        for video, scores, valid in zip(
+            rows["video"].tolist(), rows["scores"].astype(np.float64), rows["mask"], strict=True
+        ):
             if valid:
-                totals[video] = totals.get(video, 0) + row
+                totals[video] = totals.get(video, 0) + scores
                 counts[video] = counts.get(video, 0) + 1
         progress(sum(counts.values()))
     means = {video: totals[video] / counts[video] for video in sorted(totals)}
@@ -67,33 +94,73 @@ def clip_scores(
     return means
 
 
+def validator(experiment: Experiment, shards: Shards) -> Callable[[Any, np.ndarray], float]:
+    """Gives `validate(variables, videos)`: mean class accuracy of five positions x centre crop."""
+    mesh = make_mesh(experiment.mesh)
+    step = jitted_forward(create_model(experiment.model), mesh)
+
+    def validate(variables, videos):
+        batches = _batches(experiment, shards, videos, mesh, _POSITIONS, crops=1)
+        scores = clip_scores(variables, step, batches, mesh)
+        labels = np.array([shards.videos[video].label for video in scores])
+        counts = metrics.confusion(np.stack(list(scores.values())), labels)
+        return metrics.mean_class_accuracy(counts)
+
+    return validate
+
+
 def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
-    """Scores the test part of the split with the latest checkpoint and writes the report.
+    """Scores the test part of the split and writes the report, in the first process.
+
+    The checkpoint is the run's best where clips were held out to tell it, else the latest.
 
     Returns:
       the report's folder, `evaluation/<positions>x<crops>-<split>`.
 
     Raises:
-      ValueError: the workdir holds no checkpoint, or one of another model or data set.
+      ValueError: the workdir holds no checkpoint, one of another model or data set, or, without
+        `evaluation.force`, one that was trained on clips of this test part.
     """
-    check_workdir(workdir, run_record(experiment, shards))
+    check_workdir(workdir, run_record(experiment, shards), free=("data.split", "data.validation"))
     mesh = make_mesh()
-    variables, step = load_variables(experiment, workdir, mesh)
+    trained = load_trained(experiment, workdir, mesh)
     settings, split = experiment.evaluation, experiment.data.split
     videos = shards.select(split, "test")
-    batches = eval_batches(
+    known = trained_on(trained.history, shards.videos, videos)
+    if known and not settings.force:
+        splits = ", ".join(sorted({seen.split for seen in trained.history.seen}))
+        raise ValueError(
+            f"{workdir}: was trained on {len(known)} of the {len(videos)} test clips of {split!r}, "
+            f"such as {known[0]}; evaluate what it was not trained on (it has seen {splits}), or "
+            "set --config.evaluation.force=True"
+        )
+    batches = _batches(experiment, shards, videos, mesh, settings.positions, settings.crops)
+    step = jitted_forward(create_model(experiment.model), mesh)
+    total = len(videos) * settings.positions
+    with progress_bar(total, f"positions of {len(videos)} clips") as show:
+        scores = clip_scores(trained.variables, step, batches, mesh, show)
+    folder = workdir / "evaluation" / f"{settings.positions}x{settings.crops}-{split}"
+    if jax.process_index() == 0:
+        _report(experiment, shards, folder, scores, {"step": trained.step, "seen": len(known)})
+    return folder
+
+
+def _batches(experiment, shards, videos, mesh, positions, crops):
+    """This process's part of the views of some videos."""
+    return eval_batches(
         shards,
         videos,
         experiment.input,
-        settings.positions,
-        settings.crops,
-        round_up(settings.batch_size, mesh),
+        positions,
+        crops,
+        round_up(experiment.evaluation.batch_size, mesh),
+        jax.process_index(),
+        jax.process_count(),
     )
-    total = len(videos) * settings.positions
-    with progress_bar(total, f"positions of {len(videos)} clips") as show:
-        scores = clip_scores(variables, create_model(experiment.model), batches, mesh, show)
-    folder = workdir / "evaluation" / f"{settings.positions}x{settings.crops}-{split}"
-    clips = [shards.videos[video] for video in scores]
+
+
+def _report(experiment, shards, folder, scores, checkpoint) -> None:
+    settings, clips = experiment.evaluation, [shards.videos[video] for video in scores]
     write_report(
         folder,
         np.stack(list(scores.values())),
@@ -108,8 +175,8 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
             "motion": experiment.model.motion,
             "dataset": shards.name,
             "digest": shards.digest,
-            "split": split,
-            "step": step,
+            "split": experiment.data.split,
+            "step": checkpoint["step"],
+            "clips_trained_on": checkpoint["seen"],
         },
     )
-    return folder

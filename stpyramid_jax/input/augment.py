@@ -70,43 +70,45 @@ def test_views(size: tuple[int, int], scale: float, crops: int) -> list[View]:
     return [_view(size, place, side, side, flip) for flip in mirrors for place in places]
 
 
-def view_frames(
-    frames: Sequence[UInt8[np.ndarray, "h w 3"]], view: View, crop: int
-) -> UInt8[np.ndarray, "n crop crop 3"]:
-    """The view of RGB frames, `crop` pixels square."""
-    return np.stack([_cut(frame, view, crop) for frame in frames])
+def view_frame(
+    frame: UInt8[np.ndarray, "h w 3"], view: View, out: UInt8[np.ndarray, "crop crop 3"]
+) -> None:
+    """Writes the view of an RGB frame."""
+    _cut(frame, view, out)
 
 
-def view_flow(
-    fields: UInt8[np.ndarray, "n 2 h w"], view: View, crop: int
-) -> UInt8[np.ndarray, "n 2 crop crop"]:
-    """The view of flow fields; a mirrored field moves the other way, byte x becomes 255 - x."""
-    planes = np.empty((len(fields), 2, crop, crop), np.uint8)
-    for i, j in np.ndindex(len(fields), 2):
-        planes[i, j] = _cut(fields[i, j], view, crop)
+def view_field(
+    field: UInt8[np.ndarray, "2 h w"], view: View, out: UInt8[np.ndarray, "2 crop crop"]
+) -> None:
+    """Writes the view of a flow field; if mirrored it moves the other way, byte x as 255 - x."""
+    for plane, place in zip(field, out, strict=True):
+        _cut(plane, view, place)
     if view.flip:
-        np.subtract(255, planes[:, 0], out=planes[:, 0])
-    return planes
+        np.subtract(255, out[0], out=out[0])
 
 
 def stack_snippets(
-    fields: UInt8[np.ndarray, "n 2 H W"], indices: Int64[np.ndarray, "T L"]
-) -> UInt8[np.ndarray, "T H W C"]:
-    """Snippets with their L fields as C = 2 L channels x1, y1, x2, y2, ... (as TSN)."""
-    _, _, height, width = fields.shape
-    snippets = np.empty((len(indices), height, width, 2 * indices.shape[1]), np.uint8)
-    for snippet, chosen in zip(snippets, indices, strict=True):
-        # NumPy's transposed copy takes ten times as long.
-        channels = fields[chosen].reshape(-1, height * width)
-        snippet[:] = cv2.transpose(channels).reshape(snippet.shape)
-    return snippets
+    fields: UInt8[np.ndarray, "n 2 H W"],
+    indices: Int64[np.ndarray, "T L"],
+    out: UInt8[np.ndarray, "T H W C"],
+) -> None:
+    """Writes snippets, their L fields as C = 2 L channels x1, y1, x2, y2, ... (as TSN)."""
+    _, height, width, channels = out.shape
+    for snippet, chosen in zip(out, indices, strict=True):
+        # Runs, which all are but at the ends of a clip, need not be copied.
+        run = bool((np.diff(chosen) == 1).all())
+        chosen = slice(chosen[0], chosen[-1] + 1) if run else chosen
+        planes = fields[chosen].reshape(channels, -1)
+        # NumPy's transposed copy takes several times as long.
+        cv2.transpose(planes, snippet.reshape(height * width, channels))
 
 
-def _cut(image: np.ndarray, view: View, crop: int) -> np.ndarray:
+def _cut(image: np.ndarray, view: View, out: np.ndarray) -> None:
     # No cv2.setNumThreads: below 2^16 output pixels a resize stays on the calling thread.
     box = image[view.y : view.y + view.height, view.x : view.x + view.width]
-    box = cv2.resize(box, (crop, crop), interpolation=cv2.INTER_LINEAR)
-    return box[:, ::-1] if view.flip else box
+    cv2.resize(box, out.shape[:2], out, interpolation=cv2.INTER_LINEAR)
+    if view.flip:
+        cv2.flip(out, 1, out)
 
 
 def _side(size: tuple[int, int], scale: float) -> int:

@@ -21,7 +21,7 @@ class InputConfig:
       scales: of training boxes, fractions of the frame's short side.
       test_scale: of testing boxes.
       flip: whether training mirrors half of the samples.
-      threads: that read and decode, per process.
+      threads: that read and decode, per process; 0: one for each core.
     """
 
     streams: str = "both"
@@ -34,12 +34,12 @@ class InputConfig:
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     test_scale: float = 0.875
     flip: bool = True
-    threads: int = 16
+    threads: int = 0
 
     def __post_init__(self):
-        for name in ("test_tau", "crop", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"input.{name}={getattr(self, name)}: at least 1")
+        for name, least in (("test_tau", 1), ("crop", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"input.{name}={getattr(self, name)}: at least {least}")
         if not 1 <= self.tau[0] <= self.tau[1]:
             raise ValueError(f"input.tau={self.tau}: (smallest, largest), both at least 1")
         if not self.scales or not all(0 < s <= 1 for s in (*self.scales, self.test_scale)):
@@ -52,6 +52,17 @@ class InputConfig:
         """Names of the images in a batch: `rgb`, and `flow` or `frames` for the motion."""
         motion = "frames" if self.motion == "rgb_difference" else "flow"
         return {"spatial": ("rgb",), "temporal": (motion,), "both": ("rgb", motion)}[self.streams]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the images of one sample, by the names of `inputs`."""
+        snippets, length, crop = self.snippets, self.snippet_length, self.crop
+        shapes = {
+            "rgb": (crop, crop, 3),
+            "flow": (snippets, crop, crop, 2 * length),
+            "frames": (snippets, length + 1, crop, crop, 3),
+        }
+        return {name: shapes[name] for name in self.inputs}
 
     @property
     def families(self) -> tuple[str, ...]:

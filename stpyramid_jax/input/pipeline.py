@@ -8,39 +8,29 @@ device. Images are uint8, by the names of `InputConfig.inputs`:
     frames  [T, L + 1, H, W, 3]   frames of each snippet, for their differences
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Protocol
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from stpyramid_jax.input import augment, sampling
 from stpyramid_jax.input.config import InputConfig
-from stpyramid_jax.input.tfrecord import Video
+from stpyramid_jax.input.memory import Memory
+from stpyramid_jax.input.reading import Source, check, read_views
 
+Row = dict[str, np.ndarray]
+"""What a batch has of one sample, by name."""
 
-class Source(Protocol):
-    """Where clips come from: `tfrecord.Shards`, or one video that is being predicted.
+Reader = Callable[[int, Row], Row]
+"""Writes the images of a sample, by its number, into a row and gives the rest of the row."""
 
-    It has records of some `families`; its `directory` is named where one is lacking.
-    """
-
-    @property
-    def directory(self) -> Path: ...
-
-    @property
-    def families(self) -> Sequence[str]: ...
-
-    @property
-    def videos(self) -> Sequence[Video]: ...
-
-    def rgb(self, video: int, frame: int) -> UInt8[np.ndarray, "h w 3"]: ...
-
-    def flow(
-        self, video: int, start: int, length: int, family: str = "flow"
-    ) -> UInt8[np.ndarray, "length 2 h w"]: ...
+_ORDER, _SAMPLE = range(2)  # random numbers of either kind are independent
+_ENDLESS = 2**62  # samples; ranges of Python end at 2^63
 
 
 def train_iterator(
@@ -49,46 +39,54 @@ def train_iterator(
     config: InputConfig,
     batch_size: int,
     seed: int,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless batches, each epoch in its own order, the same for the same seed.
+    """Endless batches from sample number `start` on, each epoch in its own order.
 
     Gives the images [B, ...], `label` and `video` int32 [B], B = batch_size / process_count.
-    Neither threads nor processes change the samples: process p has every process_count-th one,
-    starting with the p-th. `get_state` and `set_state` resume at the very next sample; the state
-    is `{"next_index": batches taken * B}`.
+    Sample n hangs on (seed, n) alone: neither threads, processes, batch size nor `start` change
+    it. Process p has the p-th part of each batch, so that the parts in a row are the batch of a
+    single process. What lies before `start` is not read. `close` ends the threads.
+
+    Args:
+      start: samples taken so far, over all processes.
 
     Raises:
       ValueError: no videos, one without motion, a source without the motion that is asked for, or
         a batch that does not divide among the processes. While iterating: a damaged shard.
     """
-    _check(source, videos, config)
-    local = _local_batch(batch_size, process_count)
+    read = train_reader(source, videos, config, seed)
+    part = _Part(batch_size, start, process_index, process_count)
+    return iter(_batches(read, config.shapes, part, _ENDLESS, config.threads))
 
-    def sample(number: np.integer, rng: np.random.Generator):
-        video = int(number)
+
+def train_reader(
+    source: Source, videos: Int[np.ndarray, " videos"], config: InputConfig, seed: int
+) -> Reader:
+    """Reads sample number n of a training: `train_iterator` without batches."""
+    check(source, videos, config)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> Int[np.ndarray, " videos"]:
+        return np.random.default_rng((seed, _ORDER, epoch)).permutation(videos)
+
+    def read(number: int, row: Row) -> Row:
+        epoch, place = divmod(number, len(videos))
+        video, rng = int(order(epoch)[place]), np.random.default_rng((seed, _SAMPLE, number))
         chosen = sampling.train_sample(
             rng, _num_fields(source, video), config.snippets, config.snippet_length, config.tau
         )
-        row = _read(
-            source,
-            video,
-            chosen,
-            config,
-            lambda size: [augment.train_view(rng, size, config.scales, config.flip)],
-        )
-        return {name: images[0] for name, images in row.items()} | _identity(source, video)
+        images = {name: image[None] for name, image in row.items()}  # of one view
 
-    samples = (
-        grain.MapDataset.source(videos.tolist())
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        # Before the processes part, so that each sample has its own random numbers in all of them.
-        .random_map(sample)[process_index::process_count]
-    )
-    return iter(_batches(samples, local, config.threads))
+        def views(size: tuple[int, int]) -> list[augment.View]:
+            return [augment.train_view(rng, size, config.scales, config.flip)]
+
+        read_views(source, video, chosen, config, views, images)
+        return _identity(source, video)
+
+    return read
 
 
 def eval_batches(
@@ -105,19 +103,16 @@ def eval_batches(
 
     A row is one (video, position): the images [B, crops, ...], `label` and `video` int32 [B], and
     `mask` bool [B], False where a row only fills up the last batch. B = batch_size /
-    process_count, and every process gets equally many batches; process p has every
-    process_count-th row, starting with the p-th.
+    process_count, and every process gets equally many batches; process p has the p-th part of each.
 
     Raises:
       ValueError: as `train_iterator`, and for impossible crops.
     """
-    _check(source, videos, config)
-    local = _local_batch(batch_size, process_count)
+    check(source, videos, config)
     rows = len(videos) * positions
-    padded = -(-rows // batch_size) * batch_size
 
-    def read(row: int):
-        video, position = divmod(min(row, rows - 1), positions)
+    def read(number: int, row: Row) -> Row:
+        video, position = divmod(min(number, rows - 1), positions)
         video = int(videos[video])
         chosen = sampling.test_samples(
             _num_fields(source, video),
@@ -126,91 +121,92 @@ def eval_batches(
             config.snippet_length,
             config.test_tau,
         )[position]
-        views = _read(
-            source,
-            video,
-            chosen,
-            config,
-            lambda size: augment.test_views(size, config.test_scale, crops),
-        )
-        return views | _identity(source, video) | {"mask": np.bool_(row < rows)}
 
-    samples = grain.MapDataset.range(padded).map(read)[process_index::process_count]
-    return iter(_batches(samples, local, config.threads))
+        def views(size: tuple[int, int]) -> list[augment.View]:
+            return augment.test_views(size, config.test_scale, crops)
 
+        read_views(source, video, chosen, config, views, row)
+        return _identity(source, video) | {"mask": np.array(number < rows)}
 
-def _check(source: Source, videos: Int[np.ndarray, " videos"], config: InputConfig) -> None:
-    if not set(config.families) <= set(source.families):
-        there = " and ".join(source.families)
-        flag = "--warped" if config.motion == "warped" else "--flow=tvl1"
-        raise ValueError(
-            f"model.motion={config.motion!r}: {source.directory} has records of {there} only; "
-            f"prepare it with {flag} into another folder, or choose another model.motion"
-        )
-    if len(videos) == 0:
-        raise ValueError("no videos to read")
-    for video in videos:
-        if source.videos[video].fields < 1:
-            raise ValueError(
-                f"video {source.videos[video].name!r} has one frame and so no motion; leave it out"
-            )
+    shapes = {name: (crops, *shape) for name, shape in config.shapes.items()}
+    part = _Part(batch_size, 0, process_index, process_count)
+    return iter(_batches(read, shapes, part, rows, config.threads))
 
 
 def _num_fields(source: Source, video: int) -> int:
     return source.videos[video].fields
 
 
-def _identity(source: Source, video: int) -> dict[str, np.integer]:
-    return {"label": np.int32(source.videos[video].label), "video": np.int32(video)}
+def _identity(source: Source, video: int) -> Row:
+    label = source.videos[video].label
+    return {"label": np.array(label, np.int32), "video": np.array(video, np.int32)}
 
 
-def _read(source: Source, video: int, sample: sampling.Sample, config: InputConfig, make_views):
-    """Decodes what a sample needs, each image once, and gives its views: a leading axis."""
-    numbers = sampling.numbers(
-        sample, _num_fields(source, video), config.snippet_length, config.inputs
-    )
-    snippets = numbers.pop("flow", None)
-    row: dict[str, np.ndarray] = {}
-    views = None
-    if numbers:  # of frames
-        wanted = np.unique(np.concatenate([chosen.ravel() for chosen in numbers.values()]))
-        frames = [source.rgb(video, int(number)) for number in wanted]
-        views = make_views(frames[0].shape[:2])
-        seen = np.stack([augment.view_frames(frames, view, config.crop) for view in views])
-        for name, chosen in numbers.items():
-            row[name] = seen[:, np.searchsorted(wanted, chosen)]
-    if snippets is not None:  # of fields
-        wanted, places = np.unique(snippets, return_inverse=True)
-        fields = _read_fields(source, video, wanted, config.motion)
-        views = views or make_views(fields.shape[-2:])
-        row["flow"] = np.stack(
-            [
-                augment.stack_snippets(
-                    augment.view_flow(fields, view, config.crop), places.reshape(snippets.shape)
-                )
-                for view in views
-            ]
-        )
-    return row
+@dataclass(frozen=True)
+class _Part:
+    """What a process has of each batch, counted from sample number `start` on."""
+
+    batch_size: int
+    start: int
+    process_index: int
+    process_count: int
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise ValueError(
+                f"batch_size={self.batch_size}: must be a positive multiple of the "
+                f"{self.process_count} processes"
+            )
+
+    @property
+    def rows(self) -> int:
+        return self.batch_size // self.process_count
+
+    def number(self, batch: int, row: int) -> int:
+        """Of a sample, over all processes."""
+        return self.start + batch * self.batch_size + self.process_index * self.rows + row
 
 
-def _read_fields(
-    source: Source, video: int, wanted: np.ndarray, family: str
-) -> UInt8[np.ndarray, "n 2 h w"]:
-    """The fields of the sorted numbers `wanted`, each run of neighbours in one go."""
-    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-    return np.concatenate([source.flow(video, int(run[0]), len(run), family) for run in runs])
+def _batches(
+    read: Reader,
+    shapes: Mapping[str, tuple[int, ...]],
+    part: _Part,
+    total: int,
+    threads: int,
+) -> grain.IterDataset:
+    """Threads read up to a batch of samples ahead while the device works on the last one.
+
+    Rows are written where they stay: to collect them afterwards would take the time of the thread
+    that trains.
+    """
+    memory = {name: Memory((part.rows, *shape)) for name, shape in shapes.items()}
+    lock = threading.Lock()
+    reading: dict[int, Row] = {}  # images of the batches that are being read
+
+    def sample(place: int) -> tuple[int, Row]:
+        batch, row = divmod(place, part.rows)
+        with lock:
+            if batch not in reading:
+                reading[batch] = {name: arrays.take() for name, arrays in memory.items()}
+            images = reading[batch]
+        rest = read(part.number(batch, row), {name: array[row] for name, array in images.items()})
+        return batch, rest
+
+    def together(samples: Sequence[tuple[int, Row]]) -> Row:
+        batches, rows = zip(*samples, strict=True)
+        return reading.pop(batches[0]) | {
+            name: np.stack([row[name] for row in rows]) for name in rows[0]
+        }
+
+    threads = threads or _cores()
+    places = -(-total // part.batch_size) * part.rows
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, part.rows))
+    samples = grain.MapDataset.range(places).map(sample).to_iter_dataset(options)
+    return samples.batch(part.rows, batch_fn=together)
 
 
-def _local_batch(batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size={batch_size}: must be a positive multiple of the {process_count} processes"
-        )
-    return batch_size // process_count
-
-
-def _batches(samples: grain.MapDataset, batch_size: int, threads: int) -> grain.IterDataset:
-    """Threads decode up to a batch of samples ahead while the device works on the last one."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, batch_size))
-    return samples.to_iter_dataset(options).batch(batch_size)
+def _cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -95,12 +95,16 @@ def numbers(
     the motion goes on; frames repeat too, so that nothing moves there (as TSN pads both).
     """
     starts = np.array(sample.starts, np.int64)[:, None]
-    found = {
-        "rgb": np.array(sample.t, np.int64),
-        "flow": np.clip(starts + np.arange(length), 0, num_fields - 1),
-        "frames": np.clip(starts + np.arange(length + 1), 0, num_fields),
-    }
-    return {name: found[name] for name in inputs}
+    found: dict[str, Int64[np.ndarray, ...]] = {}
+    for name in inputs:
+        if name == "rgb":
+            found[name] = np.array(sample.t, np.int64)
+            continue
+        more = name == "frames"
+        wanted = starts + np.arange(length + more)
+        # np.clip takes several times as long for so few.
+        found[name] = np.minimum(np.maximum(wanted, 0), num_fields - 1 + more)
+    return found
 
 
 def _sample(start: int, num_fields: int, snippets: int, length: int, tau: int) -> Sample:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -86,15 +86,15 @@ class Shards:
         Raises:
           ValueError: a damaged or foreign record, named by file, video, frame and offset.
         """
-        (image,) = self._read("rgb", video, frame, 1, cv2.IMREAD_COLOR_RGB)
-        return image
+        return next(self._read("rgb", video, frame, 1, cv2.IMREAD_COLOR_RGB))
 
     def flow(
         self, video: int, start: int, length: int, family: str = "flow"
-    ) -> UInt8[np.ndarray, "length 2 h w"]:
+    ) -> Iterator[UInt8[np.ndarray, "2 h w"]]:
         """Fields `start..start+length-1` as bytes, x then y; field k leads from frame k to k+1.
 
-        A byte is `255 (v + bound) / (2 bound)` of the displacement v in pixels, 128 is none.
+        A byte is `255 (v + bound) / (2 bound)` of the displacement v in pixels, 128 is none. Each
+        field is read when it is asked for: held together they would leave the processor's caches.
 
         Args:
           family: of fields, "flow" or "warped", one of `families`.
@@ -102,14 +102,16 @@ class Shards:
         Raises:
           ValueError: as `rgb`.
         """
-        fields = np.stack(self._read(family, video, start, length, cv2.IMREAD_GRAYSCALE))
-        return fields.reshape(length, 2, -1, fields.shape[-1])
+        for image in self._read(family, video, start, length, cv2.IMREAD_GRAYSCALE):
+            yield image.reshape(2, -1, image.shape[-1])
 
     @staticmethod
     def _records(family: str, video: Video) -> int:
         return video.frames if family == "rgb" else video.fields
 
-    def _read(self, family: str, video: int, start: int, count: int, mode: int):
+    def _read(
+        self, family: str, video: int, start: int, count: int, mode: int
+    ) -> Iterator[UInt8[np.ndarray, "..."]]:
         about = self.videos[video]
         total = self._records(family, about)
         if not (start >= 0 and 1 <= count <= total - start):
@@ -119,25 +121,19 @@ class Shards:
         path = self.directory / shard_file(self.name, family, about.shard, self._shards)
         first = self._starts[family][video] + start
         offsets = self._offsets[family][first : first + count + 1].tolist()
-        places = [f"{path}: {about.name} {family} {start + i}" for i in range(count)]
         with open(path, "rb", buffering=0) as shard:
-            payloads = [
-                read_record(shard.fileno(), *ends, where)
-                for ends, where in zip(itertools.pairwise(offsets), places, strict=True)
-            ]
-        images = []
-        for i, (payload, where) in enumerate(zip(payloads, places, strict=True)):
-            record = decode_example(payload)
-            if (record["video"], record["frame"]) != (about.name.encode(), start + i):
-                raise ValueError(
-                    f"{where}: the record at offset {offsets[i]} is {record['video']!r} "
-                    f"{record['frame']}; index.npz is of another preparation, prepare again"
-                )
-            image = cv2.imdecode(np.frombuffer(cast(bytes, record["image"]), np.uint8), mode)
-            if image is None:
-                raise ValueError(f"{where}: no JPEG at offset {offsets[i]}; prepare again")
-            images.append(image)
-        return images
+            for number, (offset, end) in enumerate(itertools.pairwise(offsets), start):
+                where = f"{path}: {about.name} {family} {number}"
+                record = decode_example(read_record(shard.fileno(), offset, end, where))
+                if (record["video"], record["frame"]) != (about.name.encode(), number):
+                    raise ValueError(
+                        f"{where}: the record at offset {offset} is {record['video']!r} "
+                        f"{record['frame']}; index.npz is of another preparation, prepare again"
+                    )
+                image = cv2.imdecode(np.frombuffer(cast(bytes, record["image"]), np.uint8), mode)
+                if image is None:
+                    raise ValueError(f"{where}: no JPEG at offset {offset}; prepare again")
+                yield image
 
 
 def _read_info(directory: Path) -> dict:

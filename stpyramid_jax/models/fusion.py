@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from stpyramid_jax.ops.stcb import Sketch, make_sketches, signed_sqrt_l2, stcb
@@ -15,7 +16,7 @@ class STCB(nn.Module):
 
     The sketches are drawn from `seed` and `level`, not from the stream of the parameters: every
     host and every run draws the same ones, layers of equal size draw different ones, and a
-    checkpoint carries them.
+    checkpoint carries them. Under a mesh (`jax.set_mesh`) each device fuses its part of the batch.
     """
 
     output_dim: int
@@ -33,7 +34,17 @@ class STCB(nn.Module):
 
         arrays = self.variable("sketch", "inputs", draw).value
         sketches = tuple(Sketch(a["hash"], a["sign"], self.output_dim) for a in arrays)
-        return stcb(features, sketches)
+        return _by_device(stcb, len(features[0]))(tuple(features), sketches)
+
+
+def _by_device(fuse: Callable[..., Array], batch: int) -> Callable[..., Array]:
+    """`fuse` for each device's rows alone: XLA would have every device transform those of all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh.empty or mesh.size == 1 or not automatic or batch % mesh.size:
+        return fuse
+    rows = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(fuse, in_specs=(rows, PartitionSpec()), out_specs=rows)
 
 
 def unit_rms(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

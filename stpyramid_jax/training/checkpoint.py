@@ -1,51 +1,84 @@
 """Checkpoints of a run: orbax, wrapped here and nowhere else."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
 
 from stpyramid_jax.experiment import Experiment
+from stpyramid_jax.training.history import History
 from stpyramid_jax.training.state import TrainState, abstract_state
 
 _PARTS = ("params", "collections", "opt_state")
+_LATEST = 2
+_SCORE = "mean_class_accuracy"
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the parts of the state and the input's position, saved apart.
+    """The checkpoints in a folder: the latest two, and the one with the best validation.
 
-    A save is written beside its final name and renamed, so that a run killed at any instant
-    leaves whole checkpoints only.
+    The parts of the state and the history are saved apart. A save is written beside its final name
+    and renamed, so that a run killed at any instant leaves whole checkpoints only.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    def __init__(self, folder: Path):
+        self._folder = folder
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[_SCORE],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = managers.AnyPreservationPolicy([managers.LatestN(_LATEST), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._manager.close()  # waits for the save under way, whatever ends the run
+        with self._writing():
+            self._manager.close()  # waits for the save under way, whatever ends the run
 
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, input_state: dict[str, Any]) -> None:
-        """Starts a save and returns while it is written."""
+    def save(self, state: TrainState, history: History) -> None:
+        """Starts a save and returns while it is written.
+
+        Raises:
+          OSError: this one, or the one before, cannot be written.
+        """
+        step = int(jax.device_get(state.step))
         items = {
             name: ocp.args.StandardSave(getattr(state, name)) for name in _present(state, _PARTS)
         }
-        args = ocp.args.Composite(**items, input=ocp.args.JsonSave(input_state))
-        self._manager.save(int(state.step), args=args)
+        args = ocp.args.Composite(**items, history=ocp.args.JsonSave(history.to_json()))
+        score = dict(history.validations).get(step)
+        metrics = None if score is None else {_SCORE: score}
+        with self._writing():
+            self._manager.save(step, args=args, metrics=metrics)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            whole = self._manager.latest_step()
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"{self._folder}: a checkpoint cannot be written ({reason[:200]}); make room, and "
+                f"the same command goes on from step {whole or 0}, the last whole one"
+            ) from error
 
     def restore(
-        self, target: TrainState, parts: Sequence[str] = _PARTS
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """The latest checkpoint and its input state.
+        self, target: TrainState, parts: Sequence[str] = _PARTS, step: int | None = None
+    ) -> tuple[TrainState, History]:
+        """A checkpoint, the latest if no step is given, and its history.
 
         Args:
           target: arrays or `jax.ShapeDtypeStruct`s of the shapes, dtypes and shardings wanted.
@@ -53,12 +86,17 @@ class Checkpoints:
         """
         parts = _present(target, parts)
         items = {name: ocp.args.StandardRestore(getattr(target, name)) for name in parts}
-        step = self.latest_step
-        args = ocp.args.Composite(**items, input=ocp.args.JsonRestore())
+        step = self.latest_step if step is None else step
+        args = ocp.args.Composite(**items, history=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         count = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         state = target.replace(step=count, **{name: restored[name] for name in parts})
-        return state, restored["input"]
+        return state, History.from_json(restored["history"])
+
+    def history(self) -> History:
+        """That of the latest checkpoint."""
+        args = ocp.args.Composite(history=ocp.args.JsonRestore())
+        return History.from_json(self._manager.restore(self.latest_step, args=args)["history"])
 
 
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:
@@ -66,10 +104,16 @@ def _present(state: TrainState, parts: Sequence[str]) -> list[str]:
     return [name for name in parts if jax.tree.leaves(getattr(state, name))]
 
 
-def load_variables(
-    experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh
-) -> tuple[dict[str, Any], int]:
-    """The variables of a run's latest checkpoint, and its step.
+class Trained(NamedTuple):
+    """The network of a checkpoint: its variables, the step, and what it was trained on."""
+
+    variables: dict[str, Any]
+    step: int
+    history: History
+
+
+def load_trained(experiment: Experiment, workdir: Path, mesh: jax.sharding.Mesh) -> Trained:
+    """A run's checkpoint: the best where clips were held out to tell it, else the latest.
 
     Raises:
       ValueError: there is no checkpoint.
@@ -80,6 +124,7 @@ def load_variables(
     with Checkpoints(folder) as checkpoints:
         if checkpoints.latest_step is None:
             raise ValueError(f"{workdir}: no checkpoint; train first (--mode=train)")
-        target = abstract_state(experiment, mesh)
-        state, _ = checkpoints.restore(target, parts=("params", "collections"))
-    return state.variables, int(state.step)
+        step = checkpoints.history().best_step
+        target = abstract_state(experiment, mesh, divide=False)
+        state, history = checkpoints.restore(target, ("params", "collections"), step)
+    return Trained(state.variables, int(state.step), history)

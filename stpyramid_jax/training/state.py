@@ -7,10 +7,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stpyramid_jax.models.pyramid import ModelConfig, create_model
 from stpyramid_jax.training.optimizer import make_optimizer
-from stpyramid_jax.training.sharding import replicated
+from stpyramid_jax.training.sharding import AXES, divided, replicated
 
 if TYPE_CHECKING:
     from stpyramid_jax.experiment import Experiment
@@ -37,14 +38,30 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, **self.collections}
 
 
-def example_inputs(config: ModelConfig, crop: int) -> dict[str, jax.Array]:
-    """Inputs of the shapes that the model takes, all grey and still."""
-    sizes = {"B": 1, "H": crop, "W": crop}
-    shapes = {
-        name: [size if isinstance(size, int) else sizes[size] for size in axes]
+def input_shapes(config: ModelConfig, crop: int, batch: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the images that the model takes, by name."""
+    sizes = {"B": batch, "H": crop, "W": crop}
+    return {
+        name: tuple(size if isinstance(size, int) else sizes[size] for size in axes)
         for name, axes in config.layouts.items()
     }
+
+
+def example_inputs(config: ModelConfig, crop: int) -> dict[str, jax.Array]:
+    """Inputs of one sample, all grey and still."""
+    shapes = input_shapes(config, crop, batch=1)
     return {name: jnp.full(shape, 128, jnp.uint8) for name, shape in shapes.items()}
+
+
+def abstract_batch(experiment: "Experiment", mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of a training batch."""
+    rows, sharding = experiment.training.batch_size, NamedSharding(mesh, PartitionSpec(AXES))
+    shapes = input_shapes(experiment.model, experiment.input.crop, rows)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
+        for name, shape in shapes.items()
+    }
+    return batch | {"label": jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=sharding)}
 
 
 def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:
@@ -61,9 +78,19 @@ def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:
     )
 
 
-def abstract_state(experiment: "Experiment", mesh: jax.sharding.Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of a state, without computing one."""
+def abstract_state(
+    experiment: "Experiment", mesh: jax.sharding.Mesh, divide: bool = True
+) -> TrainState:
+    """Shapes, dtypes and shardings of a state, without computing one.
+
+    Parameters and optimizer state are divided over the mesh's axis `model`, unless told not to be.
+    """
     shapes = jax.eval_shape(functools.partial(init_state, experiment), jax.random.key(0))
+    places = jax.tree.map(lambda _: replicated(mesh), shapes)
+    if divide:
+        places = places.replace(
+            params=divided(shapes.params, mesh), opt_state=divided(shapes.opt_state, mesh)
+        )
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )

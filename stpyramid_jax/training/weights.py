@@ -19,14 +19,17 @@ from stpyramid_jax.models.pretrained import (
 )
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.progress import say
-from stpyramid_jax.training.checkpoint import load_variables
+from stpyramid_jax.training.checkpoint import load_trained
+from stpyramid_jax.training.history import Seen
 from stpyramid_jax.training.optimizer import frozen_norms
 from stpyramid_jax.training.sharding import make_mesh
 from stpyramid_jax.training.state import TrainState
 
 
-def read_weights(spec: str, config: ModelConfig) -> dict[str, Weights]:
-    """Weights by stream of `training.weights`; a source is a workdir, a file or a known name.
+def read_weights(spec: str, config: ModelConfig) -> tuple[dict[str, Weights], tuple[Seen, ...]]:
+    """Weights by stream of `training.weights`, and the clips that runs among them have seen.
+
+    A source is a workdir, a file or a known name.
 
     Raises:
       ValueError: a source cannot be read or is of another backbone, or a run lacks the stream or
@@ -34,12 +37,15 @@ def read_weights(spec: str, config: ModelConfig) -> dict[str, Weights]:
     """
     used = {"spatial": config.uses_rgb, "temporal": config.uses_flow}
     sources = weights_per_stream(spec, tuple(name for name, uses in used.items() if uses))
-    return {
-        stream: stream_of_run(Path(source), stream, config)
-        if Path(source).is_dir()
-        else load_weights(source, config.backbone)
-        for stream, source in sources.items()
-    }
+    weights: dict[str, Weights] = {}
+    seen: dict[Seen, None] = {}
+    for stream, source in sources.items():
+        if Path(source).is_dir():
+            weights[stream], clips = stream_of_run(Path(source), stream, config)
+            seen |= dict.fromkeys(clips)
+        else:
+            weights[stream] = load_weights(source, config.backbone)
+    return weights, tuple(seen)
 
 
 def check_frozen(config: ModelConfig, params: Mapping[str, Any], given: Collection[str]) -> None:
@@ -58,8 +64,10 @@ def check_frozen(config: ModelConfig, params: Mapping[str, Any], given: Collecti
         )
 
 
-def stream_of_run(workdir: Path, stream: str, config: ModelConfig) -> Weights:
-    """A stream as an earlier run left it, whatever else that run trained.
+def stream_of_run(
+    workdir: Path, stream: str, config: ModelConfig
+) -> tuple[Weights, tuple[Seen, ...]]:
+    """A stream as an earlier run left it, whatever else that run trained, and what it has seen.
 
     Raises:
       ValueError: the folder holds no checkpoint, or one of another backbone, without the stream, or
@@ -71,7 +79,8 @@ def stream_of_run(workdir: Path, stream: str, config: ModelConfig) -> Weights:
         raise ValueError(
             f"weights {workdir}: of {given.backbone}; the model's backbone is {config.backbone}"
         )
-    variables = stream_variables(load_variables(experiment, workdir, make_mesh())[0], stream)
+    trained = load_trained(experiment, workdir, make_mesh())
+    variables, seen = stream_variables(trained.variables, stream), trained.history.seen
     if "params" not in variables:
         other = {"spatial": "temporal", "temporal": "spatial"}[stream]
         raise ValueError(
@@ -80,11 +89,11 @@ def stream_of_run(workdir: Path, stream: str, config: ModelConfig) -> Weights:
         )
     weights = weights_of(variables, str(workdir))
     if stream == "spatial" or given.motion == config.motion:
-        return weights
-    seen = f"its temporal stream was trained on {given.motion}"
+        return weights, seen
+    there = f"its temporal stream was trained on {given.motion}"
     if "rgb_difference" in (given.motion, config.motion):
-        raise ValueError(f"weights {workdir}: {seen}; the model's motion is {config.motion}")
-    return weights._replace(notes=(f"{seen}, now it sees {config.motion}",))
+        raise ValueError(f"weights {workdir}: {there}; the model's motion is {config.motion}")
+    return weights._replace(notes=(f"{there}, now it sees {config.motion}",)), seen
 
 
 def stream_variables(variables: Mapping[str, Any], stream: str) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def export_weights(workdir: Path) -> list[Path]:
       ValueError: there is no checkpoint, or the backbone is no network of torchvision or Cadene.
     """
     experiment, _ = load_experiment(workdir)
-    variables, _ = load_variables(experiment, workdir, make_mesh())
+    variables = load_trained(experiment, workdir, make_mesh()).variables
     paths = []
     for stream in set(INPUTS) & set(variables["params"]):
         path = workdir / "weights" / f"{stream}.safetensors"

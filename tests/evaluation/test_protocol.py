@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from stpyramid_jax.evaluation.protocol import clip_scores
+from stpyramid_jax.evaluation.protocol import clip_scores, jitted_forward
 from stpyramid_jax.evaluation.report import table, write_report
 from stpyramid_jax.models.pyramid import Outputs
 from stpyramid_jax.training.sharding import make_mesh
@@ -41,7 +41,8 @@ def test_scores_are_means_over_positions_and_crops(batch_size):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 256, (18, 5))
     videos = np.repeat([4, 7, 9], [6, 6, 6])
-    scores = clip_scores({}, Brightness(), batches(values, videos, 5, batch_size), make_mesh())
+    step, mesh = jitted_forward(Brightness(), make_mesh()), make_mesh()
+    scores = clip_scores({}, step, batches(values, videos, 5, batch_size), mesh)
     assert list(scores) == [4, 7, 9]
     for i, video in enumerate(scores):
         mean = values[6 * i : 6 * i + 6].mean()
@@ -53,7 +54,7 @@ def test_scores_that_are_no_numbers_are_refused():
     for row in rows:
         row["rgb"] = np.where(row["video"][:, None, None, None, None] == 1, np.nan, row["rgb"])
     with pytest.raises(ValueError, match="1 of 2 clips are not finite"):
-        clip_scores({}, Brightness(), rows, make_mesh())
+        clip_scores({}, jitted_forward(Brightness(), make_mesh()), rows, make_mesh())
 
 
 def test_the_report_holds_what_it_says(tmp_path):

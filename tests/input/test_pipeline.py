@@ -1,9 +1,9 @@
 """Batches: aligned, repeatable, resumable, complete; whatever the threads and processes."""
 
 import itertools
-import json
 import re
 import shutil
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax.input import pipeline
+from stpyramid_jax.input import augment, pipeline, sampling
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.tfrecord import Shards, Video
 
@@ -59,10 +59,8 @@ class Places:
         return np.tile(self.field, (length, 1, 1, 1))
 
 
-def take(count, source, *args, videos=ALL, config=CONFIG, state=None, **kwargs):
+def take(count, source, *args, videos=ALL, config=CONFIG, **kwargs):
     iterator = pipeline.train_iterator(source, videos, config, *args, **kwargs)
-    if state is not None:
-        iterator.set_state(state)
     batches = list(itertools.islice(iterator, count))
     iterator.close()
     return batches
@@ -141,22 +139,62 @@ def test_the_seed_alone_decides(shards):
     assert_equal(batches, take(6, shards, 3, 1))
     threaded = InputConfig(snippet_length=4, tau=(1, 3), crop=20, threads=4)
     single = InputConfig(snippet_length=4, tau=(1, 3), crop=20, threads=1)
+    assert_equal(batches, take(6, shards, 3, 1, config=replace(single, threads=0)))
     assert_equal(batches, take(6, shards, 3, 1, config=threaded))
     assert_equal(batches, take(6, shards, 3, 1, config=single))
     other = take(6, shards, 3, 2)
     assert any((a["video"] != b["video"]).any() for a, b in zip(batches, other, strict=True))
 
 
-@pytest.mark.parametrize("done", [0, 1, 3])
-def test_resumes_at_the_very_next_sample(shards, done):
-    whole = take(6, shards, 3, 1)
-    iterator = pipeline.train_iterator(shards, ALL, CONFIG, 3, 1)
-    for _ in range(done):
-        next(iterator)
-    state = json.loads(json.dumps(iterator.get_state()))
+@pytest.fixture(scope="module")
+def whole(written):
+    """The first 24 samples of seed 1, two epochs and more, in one batch."""
+    (batch,) = take(1, Shards(written.directory), 24, 1)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("start", "batch_size", "count"), [(0, 6, 3), (4, 4, 5), (7, 3, 2), (9, 1, 15), (0, 24, 1)]
+)
+def test_a_sample_hangs_on_seed_and_number_alone(shards, whole, start, batch_size, count):
+    """Wherever a run goes on, with whatever batch, after an epoch's end too."""
+    batches = take(count, shards, batch_size, 1, start=start)
+    for name, array in whole.items():
+        taken = np.concatenate([batch[name] for batch in batches])
+        np.testing.assert_array_equal(taken, array[start : start + batch_size * count])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_parts_of_processes_in_a_row_are_the_batch(shards, whole, count):
+    parts = [
+        take(2, shards, 8, 1, start=5, process_index=index, process_count=count)
+        for index in range(count)
+    ]
+    for first, batches in zip((5, 13), zip(*parts, strict=True), strict=True):
+        for name, array in whole.items():
+            together = np.concatenate([batch[name] for batch in batches])
+            np.testing.assert_array_equal(together, array[first : first + 8])
+
+
+def test_what_lies_before_the_start_is_not_read():
+    source = Numbers([30, 31, 32])
+    config = InputConfig(snippet_length=4, tau=(1, 3), crop=8, threads=1)
+    (late,) = take(1, source, 2, 0, videos=np.arange(3), config=config, start=10**12)
+    assert len(source.reads) < 100  # 11 at most a sample, two for the batch and a few ahead
+    again = take(1, Numbers([30, 31, 32]), 2, 0, videos=np.arange(3), config=config, start=10**12)
+    assert_equal([late], again)
+
+
+def test_closing_ends_the_threads(shards):
+    before = set(threading.enumerate())
+    iterator = pipeline.train_iterator(shards, ALL, CONFIG, 4, 0)
+    next(iterator)
+    started = set(threading.enumerate()) - before
+    assert started
     iterator.close()
-    assert state == {"next_index": 3 * done}
-    assert_equal(whole[done:], take(6 - done, shards, 3, 1, state=state))
+    for thread in started:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_an_epoch_is_every_video_once_in_its_own_order(shards):
@@ -174,14 +212,16 @@ def test_epochs_draw_anew():
     assert len(set(frames)) > 10
 
 
-def test_processes_share_the_stream_of_one(shards):
-    whole = take(5, shards, 6, 4)
-    parts = [take(5, shards, 6, 4, process_index=index, process_count=2) for index in range(2)]
-    for batch, *halves in zip(whole, *parts, strict=True):
-        for name, array in batch.items():
-            assert len(halves[0][name]) == 3
-            for index, half in enumerate(halves):
-                np.testing.assert_array_equal(half[name], array[index::2])
+def test_parts_of_an_evaluation_in_a_row_are_its_batches(shards):
+    whole = list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 4))
+    parts = [list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 4, p, 2)) for p in range(2)]
+    assert len(whole) == 4
+    together = [
+        {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+        for halves in zip(*parts, strict=True)
+    ]
+    assert_equal(whole, together)
+    assert whole[-1]["mask"].tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("positions", "batch_size", "count"), [(3, 4, 1), (5, 8, 2), (1, 2, 2)])
@@ -190,7 +230,7 @@ def test_evaluation_covers_every_position_once(positions, batch_size, count):
     config = InputConfig(snippet_length=4, test_tau=2, crop=8, threads=3)
     expected = Counter()
     for video, about in enumerate(source.videos):
-        samples = pipeline.sampling.test_samples(about.fields, positions, 3, 4, 2)
+        samples = sampling.test_samples(about.fields, positions, 3, 4, 2)
         expected.update((video, sample.t) for sample in samples)
     found, lengths = Counter(), []
     for index in range(count):
@@ -246,10 +286,10 @@ def test_frames_are_the_naive_ones(write_shards, tmp_path):
     (batch,) = pipeline.eval_batches(shards, np.arange(3), config, 2, 10, 6)
     assert batch["frames"].shape == (6, 10, 2, 5, 20, 20, 3)
     assert batch["frames"].dtype == np.uint8
-    views = pipeline.augment.test_views((48, 64), 0.875, 10)
+    views = augment.test_views((48, 64), 0.875, 10)
     for row, video in enumerate(batch["video"].tolist()):
         last = shards.videos[video].frames - 1
-        sample = pipeline.sampling.test_samples(last, 2, 2, 4, 2)[row % 2]
+        sample = sampling.test_samples(last, 2, 2, 4, 2)[row % 2]
         for (crop, view), snippet, i in itertools.product(enumerate(views), range(2), range(5)):
             number = min(max(sample.starts[snippet] + i, 0), last)
             box = shards.rgb(video, number)[view.y :, view.x :][: view.height, : view.width]
@@ -269,9 +309,9 @@ def test_fields_without_the_motion_of_the_camera_come_from_their_family(write_sh
         for of in (config, replace(config, motion="warped"))
     )
     for video in range(2):
-        (sample,) = pipeline.sampling.test_samples(shards.videos[video].fields, 1, 3, 4, 2)
+        (sample,) = sampling.test_samples(shards.videos[video].fields, 1, 3, 4, 2)
         for family, seen in (("flow", flow), ("warped", warped)):
-            field = shards.flow(video, sample.starts[1] + 3, 1, family)[0]
+            field = next(shards.flow(video, sample.starts[1] + 3, 1, family))
             cut = field[:, 3:45, 11:53]  # the centre, 42 of 48 x 64
             np.testing.assert_array_equal(seen[video, 0, 1, :, :, 6:8], np.moveaxis(cut, 0, -1))
     assert (flow != warped).any()
@@ -330,6 +370,7 @@ def test_a_damaged_shard_stops_the_iteration_and_is_named(written, tmp_path):
     ("wrong", "line"),
     [
         ({"crop": 0}, r"input\.crop=0: at least 1"),
+        ({"threads": -1}, r"input\.threads=-1: at least 0"),
         ({"tau": (0, 3)}, r"input\.tau=\(0, 3\): \(smallest, largest\)"),
         ({"tau": (4, 3)}, r"input\.tau=\(4, 3\)"),
         ({"scales": ()}, r"input\.scales=\(\).* in \(0, 1\]"),

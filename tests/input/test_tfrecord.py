@@ -38,7 +38,7 @@ def damaged(written, tmp_path_factory):
 
 def read(shards, record):
     file, video, number, *_ = record
-    return shards.rgb(video, number) if "-rgb." in file else shards.flow(video, number, 1)
+    return shards.rgb(video, number) if "-rgb." in file else next(shards.flow(video, number, 1))
 
 
 def test_reads_every_image_that_was_written(written, shards):
@@ -47,14 +47,15 @@ def test_reads_every_image_that_was_written(written, shards):
             error = shards.rgb(video, number) - written.rgb(video, number).astype(int)
             assert shards.rgb(video, number).dtype == np.uint8
         else:
-            error = shards.flow(video, number, 1)[0] - written.flow(video, number).astype(int)
+            error = next(shards.flow(video, number, 1)) - written.flow(video, number).astype(int)
         assert np.abs(error).max() <= LOSS, (file, video, number)
 
 
 def test_a_run_of_fields_is_its_fields(shards):
-    run = shards.flow(3, 4, 6)
-    assert run.shape == (6, 2, 48, 64)
-    np.testing.assert_array_equal(run, np.concatenate([shards.flow(3, k, 1) for k in range(4, 10)]))
+    run = list(shards.flow(3, 4, 6))
+    assert [field.shape for field in run] == [(2, 48, 64)] * 6
+    for field, k in zip(run, range(4, 10), strict=True):
+        np.testing.assert_array_equal(field, next(shards.flow(3, k, 1)))
 
 
 def test_fields_without_the_motion_of_the_camera_are_a_family_of_their_own(write_shards, tmp_path):
@@ -62,10 +63,9 @@ def test_fields_without_the_motion_of_the_camera_are_a_family_of_their_own(write
     shards = Shards(tmp_path)
     assert shards.families == ("rgb", "flow", "warped")
     for family in ("flow", "warped"):
-        read = shards.flow(1, 1, 2, family).astype(int)
-        for field, number in zip(read, (1, 2), strict=True):
-            assert np.abs(field - getattr(written, family)(1, number)).max() <= LOSS
-    np.testing.assert_array_equal(shards.flow(1, 0, 3), shards.flow(1, 0, 3, "flow"))
+        for field, number in zip(shards.flow(1, 1, 2, family), (1, 2), strict=True):
+            assert np.abs(field.astype(int) - getattr(written, family)(1, number)).max() <= LOSS
+    np.testing.assert_array_equal([*shards.flow(1, 0, 3)], [*shards.flow(1, 0, 3, "flow")])
 
 
 def test_the_table_of_videos(shards):
@@ -93,7 +93,7 @@ def test_splits_select_videos(shards):
 @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, 16), (15, 1), (3, 0)])
 def test_fields_outside_the_video_are_refused(shards, start, length):
     with pytest.raises(ValueError, match=r"clip0: flow .* asked, it has 0\.\.14"):
-        shards.flow(0, start, length)
+        list(shards.flow(0, start, length))
 
 
 @settings(max_examples=150, deadline=None)
@@ -147,7 +147,7 @@ def test_an_index_of_another_preparation_gives_no_wrong_sample(write_shards, tmp
     with pytest.raises(ValueError, match=r"clip0 rgb 2: the record at offset .* is b'clip1' 2"):
         shards.rgb(0, 2)
     with pytest.raises(ValueError, match=r"clip1 flow 0: the record at offset .* is b'clip0' 0"):
-        shards.flow(1, 0, 2)
+        list(shards.flow(1, 0, 2))
 
 
 def test_an_unfinished_preparation_is_refused(copy):

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from stpyramid_jax.training.checkpoint import Checkpoints
+from stpyramid_jax.training.history import History, Seen
 from stpyramid_jax.training.state import TrainState
 
 
@@ -27,15 +28,18 @@ def abstract(tree):
 
 @pytest.mark.parametrize("collections", [True, False])
 def test_the_latest_checkpoint_comes_back_whole(tmp_path, collections):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(state(step, float(step), collections), {"next_index": 10 * step})
+    histories = {
+        step: History(10 * step, seen=(Seen("d", "e", "f", ("é",)),)) for step in (1, 2, 3)
+    }
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, history in histories.items():
+            checkpoints.save(state(step, float(step), collections), history)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
 
     saved = state(3, 3.0, collections)
     with Checkpoints(tmp_path) as again:
-        restored, position = again.restore(abstract(saved))
-    assert position == {"next_index": 30}
+        restored, history = again.restore(abstract(saved))
+    assert history == histories[3]
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
 
@@ -43,7 +47,7 @@ def test_the_latest_checkpoint_comes_back_whole(tmp_path, collections):
 def test_parts_can_be_read_without_the_others(tmp_path):
     target = abstract(state(1, 1.0))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state(1, 1.0), {})
+        checkpoints.save(state(1, 1.0), History())
         restored, _ = checkpoints.restore(target, parts=("params", "collections"))
     np.testing.assert_array_equal(restored.variables["params"]["head"]["kernel"], 1.0)
     assert restored.opt_state == target.opt_state
@@ -52,7 +56,7 @@ def test_parts_can_be_read_without_the_others(tmp_path):
 def test_an_error_after_a_save_does_not_lose_it(tmp_path):
     def broken_run():
         with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(state(1, 1.0), {})
+            checkpoints.save(state(1, 1.0), History())
             raise FloatingPointError
 
     with pytest.raises(FloatingPointError):
@@ -64,7 +68,42 @@ def test_an_error_after_a_save_does_not_lose_it(tmp_path):
 def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
     """orbax writes beside the final name; a folder that was never renamed is not counted."""
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state(1, 1.0), {})
+        checkpoints.save(state(1, 1.0), History())
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(tmp_path) as again:
         assert again.latest_step == 1
+
+
+def test_the_best_is_kept_beside_the_latest_and_can_be_read(tmp_path):
+    """Checkpoints without a validation, such as those of a stopped run, count as latest only."""
+    scores, history = {1: 0.2, 2: 0.6, 3: None, 4: 0.6, 5: 0.4, 6: None, 7: 0.5}, History()
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in scores.items():
+            history = history.after(1, None if score is None else (step, score))
+            checkpoints.save(state(step, float(step)), history)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6", "7"]
+    with Checkpoints(tmp_path) as again:
+        assert again.latest_step == 7
+        assert again.history() == history
+        best, earlier = again.restore(abstract(state(0, 0.0)), step=history.best_step)
+    assert int(best.step) == history.best_step == earlier.validations[-1][0] == 4
+    np.testing.assert_array_equal(best.params["head"]["kernel"], 4.0)
+
+
+def test_what_cannot_be_written_is_said_and_earlier_ones_stay(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(1, 1.0), History())
+    full = OSError(28, "No space left on device")
+
+    def save(*_, **__):
+        raise full
+
+    def broken_run():
+        with Checkpoints(tmp_path) as checkpoints:
+            monkeypatch.setattr(checkpoints._manager, "save", save)
+            checkpoints.save(state(2, 2.0), History())
+
+    with pytest.raises(OSError, match=r"cannot be written \(.*No space left.*from step 1"):
+        broken_run()
+    with Checkpoints(tmp_path) as again:
+        assert int(again.restore(abstract(state(0, 0.0)))[0].step) == 1

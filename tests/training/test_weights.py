@@ -11,6 +11,7 @@ from stpyramid_jax.experiment import build_experiment, default_config
 from stpyramid_jax.models.pretrained import load_weights, weights_of
 from stpyramid_jax.models.pyramid import named_model
 from stpyramid_jax.training.checkpoint import Checkpoints
+from stpyramid_jax.training.history import History, Seen
 from stpyramid_jax.training.state import init_state
 from stpyramid_jax.training.weights import (
     check_frozen,
@@ -46,7 +47,7 @@ def trained(workdir, experiment, seed):
     }
     state = state.replace(params=noisy, collections=collections, step=jax.numpy.int32(3))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(state, {"next_index": 0})
+        checkpoints.save(state, History(seen=(Seen("none", "", "split1", (workdir.name,)),)))
     record = dataclasses.asdict(experiment) | {"dataset": DATASET}
     (workdir / "config.json").write_text(json.dumps(record))
     return state
@@ -65,7 +66,9 @@ def test_streams_trained_alone_start_the_pyramid(tmp_path, capsys):
     experiment = experiment_of("D")
     fresh = jax.jit(lambda key: init_state(experiment, key))(jax.random.key(3))
     spec = f"spatial={tmp_path / 'rgb'},temporal={tmp_path / 'flow'}"
-    state = with_weights(fresh, read_weights(spec, experiment.model))
+    weights, seen = read_weights(spec, experiment.model)
+    assert [one.clips for one in seen] == [("rgb",), ("flow",)]
+    state = with_weights(fresh, weights)
     for stream, name, run in (("spatial", "rgb", rgb), ("temporal", "flow", flow)):
         same(state.params[stream], run.params[stream])
         same(state.collections["batch_stats"][stream], run.collections["batch_stats"][stream])
@@ -136,7 +139,7 @@ def test_a_stream_of_warped_flow_starts_from_one_of_flow_and_says_so(tmp_path, c
     flow = trained(tmp_path, experiment_of("temporal"), seed=1)
     experiment = experiment_of("temporal", motion="warped")
     fresh = jax.jit(lambda key: init_state(experiment, key))(jax.random.key(3))
-    state = with_weights(fresh, read_weights(str(tmp_path), experiment.model))
+    state = with_weights(fresh, read_weights(str(tmp_path), experiment.model)[0])
     same(state.params["temporal"], flow.params["temporal"])
     line = f"weights: {tmp_path}: its temporal stream was trained on flow, now it sees warped"
     assert line in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Several processes, as a cluster starts them, with real messages between them."""
+
+import os
+import random
+import socket
+
+import jax
+import pytest
+
+from stpyramid_jax.training.processes import connect
+from tests.training.conftest import alike, ends, start, trained
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1", None, None), "--num_processes, --process_id: missing"),
+        ((None, 2, None), "--coordinator, --process_id: missing"),
+        (("host:1", 2, None), "--process_id: missing"),
+        (("host:1", 2, 2), "--process_id=2: 0 to 1"),
+        (("host:1", 2, -1), "--process_id=-1: 0 to 1"),
+    ],
+)
+def test_half_a_description_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        connect(*given)
+
+
+def test_a_program_alone_stays_alone(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    connect()
+    assert not jax.distributed.is_initialized()
+
+
+def flags_of(port, process):
+    return [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={process}"], {}
+
+
+def slurm_of(job, process):
+    """What srun gives its tasks; the port hangs on the job's number."""
+    ids = {"JOB_ID": job, "PROCID": process, "LOCALID": process, "NTASKS": 2}
+    where = {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1}
+    return [], {f"SLURM_{name}": str(value) for name, value in (ids | where).items()}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def alone(sprites, tmp_path_factory):
+    """The same run by one process of eight devices."""
+    workdir = tmp_path_factory.mktemp("alone")
+    ((out, _),) = ends([start(sprites / "shards", workdir, devices=8)])
+    return trained(workdir), out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "model"), [(flags_of, 1), (slurm_of, 4)])
+def test_two_processes_of_four_devices_train_as_one_of_eight(how, model, alone, sprites, tmp_path):
+    """Whole parameters on every device, and parameters divided over the devices of both."""
+    number = free_port() if how is flags_of else random.SystemRandom().randrange(2**20)
+    processes = []
+    for process in range(2):
+        flags, environment = how(number, process)
+        mesh = f"--config.mesh.model={model}"
+        processes.append(start(sprites / "shards", tmp_path, mesh, *flags, **environment))
+    (out, error), (other, _) = ends(processes)
+    expected, table = alone
+    assert "8 x cpu (cpu) of 2 processes" in error
+    assert said(out)[:9] == said(table)[:9]
+    assert not said(other)  # the first process speaks for all
+    found = trained(tmp_path)
+    assert found.history == expected.history
+    alike(found.variables, expected.variables)
+
+
+def said(out):
+    """What the program says, without what XLA's library of messages does."""
+    return [line for line in out.splitlines() if "[Gloo]" not in line]
