@@ -25,6 +25,7 @@ SOURCES = (
     "data/prepare.py",
     "data/synthesize.py",
     "docs/picture.py",
+    "docs/curves.py",
     "benchmarks/flow.py",
     *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
 )
@@ -53,6 +54,7 @@ SHORTER = {
         "--config.evaluation.crops=1",
     ],
     "docs/picture.py": [],
+    "docs/curves.py": [],
     "benchmarks/flow.py": ["--repetitions=1", "--quick"],
 }
 
@@ -82,7 +84,8 @@ def commands():
 def place(tmp_path_factory, sprites) -> Path:
     """A folder with the programs, and the videos, lists and weights that the documents name."""
     place = tmp_path_factory.mktemp("place")
-    for name in ("main.py", "configs", "data", "benchmarks", "tests", "docs/picture.py"):
+    drawn = ("docs/picture.py", "docs/curves.py")
+    for name in ("main.py", "configs", "data", "benchmarks", "tests", *drawn):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).symlink_to(ROOT / name)
     videos = sorted((sprites / "sprites").glob("*/*/*.avi"))
@@ -165,6 +168,9 @@ def test_the_documents_have_their_commands():
         "--mode=predict",
         "configs/ucf101.py:model=B,split=2",
         "docs/picture.py",
+        "docs/curves.py",
+        "configs/ucf101.py:stage=pyramid",
+        "configs/hmdb51.py:stage=temporal",
         *(f"configs/{path.name} --workdir" for path in (ROOT / "configs").glob("*.py")),
     ):
         assert part in texts

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from stpyramid_jax.models import backbones, pyramid
 from stpyramid_jax.models.backbones import BACKBONES, CAFFE, IMAGENET, TSN, Backbone
+from stpyramid_jax.models.backbones.layers import max_pool
 from tests.conftest import ROOT
 
 RNG = np.random.default_rng(0)
@@ -369,3 +371,33 @@ def test_a_pyramid_takes_the_added_backbone(monkeypatch):
     assert outputs.logits.shape == (2, 5)
     assert outputs.attention.shape == (2, 5, 5)
     assert variables["params"]["temporal"]["conv1"]["kernel"].shape == (11, 11, 20, 64)
+
+
+@pytest.mark.parametrize(("size", "low", "high"), [(3, 0, 1), (3, 1, 1), (3, 0, 2), (2, 0, 0)])
+@pytest.mark.parametrize("side", [2, 9])
+def test_pooling_by_slices_is_pooling_by_windows(side, size, low, high):
+    """Values bit for bit, ties and empty maps included; of equal values the first learns."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 3, (2, side, side + 1, 3)).astype(np.float32)
+
+    def windows(x):
+        return nn.max_pool(x, (size, size), (2, 2), ((low, high), (low, high)))
+
+    def slices(x):
+        return max_pool(x, size, low, high)
+
+    np.testing.assert_array_equal(slices(x), windows(x))
+    assert slices(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+    weights = random.normal(size=windows(x).shape).astype(np.float32)
+
+    def gradient(pool):
+        return jax.grad(lambda x: (pool(x) * weights).sum())(x)
+
+    np.testing.assert_allclose(gradient(slices), gradient(windows), atol=1e-6)
+
+
+def test_pooling_keeps_what_is_no_number():
+    """A network that has broken must not look whole."""
+    for place in range(3):
+        x = jnp.zeros((1, 3, 3, 1)).at[0, place, place, 0].set(jnp.nan)
+        assert jnp.isnan(max_pool(x, 3, 0, 1)).all()

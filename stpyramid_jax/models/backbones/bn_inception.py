@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stpyramid_jax.models.backbones.layers import ceil_max_pool, conv_norm
+from stpyramid_jax.models.backbones.layers import ceil_max_pool, conv_norm, max_pool
 
 # Widths: 1x1; 3x3 and its reduction; double 3x3 and its reduction; projection of the pool.
 # A block without the first and the last halves the map.
@@ -53,7 +53,7 @@ class Inception(nn.Module):
         if self.one is None:
             # Windows start at every second position. Of an even side this is ceil mode; of an odd
             # one ceil mode has a position less than the convolutions beside it.
-            pooled = nn.max_pool(x, (3, 3), (2, 2), ((0, 2), (0, 2)))
+            pooled = max_pool(x, 3, 0, 2)
             return jnp.concatenate([three, double, pooled], axis=-1)
         one = layer(x, "1x1", self.one, 1)
         pool = nn.max_pool if self.max_pool else nn.avg_pool

@@ -4,7 +4,10 @@ Padding is as in Caffe and PyTorch, alike on all four sides, so that weights tra
 what they saw there. SAME padding differs from it at stride 2.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
@@ -86,9 +89,34 @@ def conv_norm(
     return norm(running, dtype, f"norm{suffix}")(x)
 
 
+def max_pool(x: Float[Array, "N H W C"], size: int, low: int, high: int) -> Float[Array, "N h w C"]:
+    """Maximum over size x size at stride 2, of an image with so many -inf before and behind it.
+
+    floor((n + low + high - size) / 2) + 1 positions a side. Of equal values the first has the
+    gradient, as in PyTorch and Caffe. XLA's own pooling takes several times as long backward on CPU
+    (docs/benchmarks.md): there it is done one axis after the other, as maxima of shifted slices.
+    """
+    if jax.default_backend() != "cpu":
+        return nn.max_pool(x, (size, size), (2, 2), ((low, high), (low, high)))
+    x = jnp.pad(x, [(0, 0), (low, high), (low, high), (0, 0)], constant_values=-jnp.inf)
+    for axis in (2, 1):
+        positions = max(0, (x.shape[axis] - size) // 2 + 1)
+        shifted = [
+            lax.slice_in_dim(x, start, max(start, start + 2 * positions - 1), 2, axis)
+            for start in range(size)
+        ]
+        x = functools.reduce(_first_maximum, shifted)
+    return x
+
+
+def _first_maximum(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The larger of two, or what is no number."""
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
 def ceil_max_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
     """Maximum over 3 x 3 at stride 2, in "ceil mode": ceil((n - 3) / 2) + 1 positions a side.
 
     Of an even side the last window hangs one over the edge; of an odd one none does.
     """
-    return nn.max_pool(x, (3, 3), (2, 2), ((0, 1), (0, 1)))
+    return max_pool(x, 3, 0, 1)

@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stpyramid_jax.models.backbones.layers import Conv, conv_norm, norm
+from stpyramid_jax.models.backbones.layers import Conv, conv_norm, max_pool, norm
 
 # Blocks in each of the four stages; from 50 layers on they are bottlenecks.
 BLOCKS = {
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         running = not train or self.partial_bn
         x = conv_norm(x, "1", 64, 7, 2, running=not train, dtype=self.dtype, use_bias=False)
-        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(nn.relu(x), 3, 1, 1)
         for stage, count in enumerate(BLOCKS[self.depth]):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1

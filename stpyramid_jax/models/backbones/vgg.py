@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stpyramid_jax.models.backbones.layers import Conv, conv_norm
+from stpyramid_jax.models.backbones.layers import Conv, conv_norm, max_pool
 
 # (width, convolutions) of each stage.
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -31,11 +31,11 @@ class VGG(nn.Module):
         if self.remat:
             stage = nn.remat(stage, static_argnums=(2, 3))
         for number in range(1, 6):
-            x = nn.max_pool(x, (2, 2), (2, 2)) if number > 1 else x
+            x = max_pool(x, 2, 0, 0) if number > 1 else x
             x = stage(self, x, number, train)
         if self.num_classes is None:
             return x
-        x = adaptive_average_pool(nn.max_pool(x, (2, 2), (2, 2)), 7)
+        x = adaptive_average_pool(max_pool(x, 2, 0, 0), 7)
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             x = nn.relu(nn.Dense(4096, dtype=self.dtype, name=name)(x))
