@@ -40,11 +40,10 @@ from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 
 PACKAGES = ("grain", "opencv-contrib-python-headless", "torch", "numpy")
-PEERS = {"PyTorch DataLoader, TSN": False, "PyTorch DataLoader, lean": True}
 STREAMS = {"RGB": "spatial", "flow": "temporal", "pyramid": "both"}
 SIZE, BATCH, CLIPS = (340, 256), 8, 6
-AHEAD = 4  # batches that are read ahead at most, and so come at once
 CORES = comparison.hardware()["cores"]
+AHEAD = 2 * CORES  # batches that are read ahead at most, and so come at once
 
 
 def rendered(folder: Path) -> Shards:
@@ -194,9 +193,9 @@ def compared(shards: Shards, folder: Path, chosen: argparse.Namespace) -> Iterat
     videos = np.array([video for video in videos if shards.videos[video].fields])
     write_files(shards, videos, folder)
     for name, streams in STREAMS.items():
-        config = InputConfig(streams=streams)
+        config = InputConfig(streams=streams, tau=(10, 10))  # thirty fields in every sample
         images, read = read_alone(train_reader(shards, videos, config, 0), config, 4 * BATCH)
-        count = 40 if name == "RGB" else 4
+        count = (40 if name == "RGB" else 4) * max(1, CORES // 2)
 
         def view(number, scales=config.scales):
             return augment.train_view(np.random.default_rng(number), SIZE[::-1], scales, True)

@@ -66,6 +66,11 @@ def staged(
         raise ValueError(
             f"config argument model={model},stage={stage}: a stream alone is stage={model}"
         )
+    if model == "A" and stage == "pyramid":
+        raise ValueError(
+            "config argument model=A,stage=pyramid: the streams of A meet in their scores, so that "
+            "nothing is trained above them; take stage=all"
+        )
     model = stage if stage in STREAMS else model
     config = default_config()
     config.data.update(dir=shards, split=f"split{choice['split']}")

@@ -233,7 +233,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str] = ()) -> None:
-    """Refuses a workdir that holds a run of another model, data set, split, crop or seed.
+    """Refuses a workdir that holds a run of another model, data set, held-out share, split, crop
+    or seed.
 
     All else may differ (steps, solver, augmentation, paths, views of an evaluation) and is named,
     and so may the keys that are `free`.

@@ -25,6 +25,8 @@ def test_every_choice_of_arguments_is_an_experiment(name):
     for model, backbone, split, stage in itertools.product(
         "ABCD", BACKBONES, "123", ("all", "spatial", "temporal", "pyramid")
     ):
+        if (model, stage) == ("A", "pyramid"):
+            continue  # refused
         built = experiment(STAGED[name], model=model, backbone=backbone, split=split, stage=stage)
         assert built.data.dir == f"shards/{name}"
         assert built.data.split == f"split{split}"
@@ -134,6 +136,7 @@ def test_small_sets_have_one_rate_and_one_norm(config, rate, boundary, warmup):
         ("stage=both", "config argument stage=both: one of all, spatial, temporal, pyramid"),
         ("model=temporal,stage=spatial", "model=temporal,stage=spatial: a stream alone is stage="),
         ("model=spatial,stage=pyramid", "model=spatial,stage=pyramid: a stream alone is stage="),
+        ("model=A,stage=pyramid", "the streams of A meet in their scores"),
         ("model=E", "model='E': one of spatial, temporal, A, B, C, D"),
         ("backbone=bn-inception", "did you mean 'bn_inception'?"),
     ],

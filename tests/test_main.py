@@ -1,11 +1,6 @@
 """The program end to end, as users run it, on a few embedded clips."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +9,6 @@ from stpyramid_jax.evaluation.predict import predict
 from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.sharding import make_mesh
-from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -79,42 +73,6 @@ def leaves(tree):
     import jax
 
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def test_killed_and_resumed_equals_unbroken(trained, sprites, tmp_path):
-    """SIGKILL once a checkpoint is there; the same command then ends with the same bits."""
-    arguments = command(
-        sprites / "shards",
-        tmp_path,
-        "--mode=train",
-        "--config.training.checkpoint_every=1",
-        steps=4,
-    )
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
-    start = [sys.executable, *arguments]
-    process = subprocess.Popen(start, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 240
-    while not list((tmp_path / "checkpoints").glob("[12]")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    again = subprocess.run(
-        start, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert again.returncode == 0, again.stderr
-    assert "resumed from step" in again.stderr
-
-    step, broken = parameters(tmp_path)
-    _, whole = parameters(trained[0])
-    assert step == 4
-    for a, b in zip(leaves(whole), leaves(broken), strict=True):
-        np.testing.assert_array_equal(a, b)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines]
-    assert steps == [1, 2, 3, 4]
 
 
 def test_predict_agrees_with_evaluate(trained, sprites, run):

@@ -24,7 +24,9 @@ class Memory:
         as long as it copies from it or shares its memory.
         """
         free = [k for k, (_, last) in enumerate(self._blocks) if last() is None]
-        block = self._blocks.pop(free[0])[0] if free else np.empty(self._shape, np.uint8).data
+        block = self._blocks[free[0]][0] if free else np.empty(self._shape, np.uint8).data
+        gone = {*free[:1], *free[3:]}  # the one taken, and all other free ones but two
+        self._blocks = [entry for k, entry in enumerate(self._blocks) if k not in gone]
         # A view of a NumPy array refers to the array at the bottom. With a memoryview in between
         # this one is the bottom.
         array = np.asarray(block)

@@ -58,8 +58,8 @@ def train_iterator(
         a batch that does not divide among the processes. While iterating: a damaged shard.
     """
     read = train_reader(source, videos, config, seed)
-    part = _Part(batch_size, start, process_index, process_count)
-    return iter(_batches(read, config.shapes, part, _ENDLESS, config.threads))
+    share = _Share(batch_size, start, process_index, process_count)
+    return iter(_batches(read, config.shapes, share, _ENDLESS, config.threads))
 
 
 def train_reader(
@@ -129,8 +129,8 @@ def eval_batches(
         return _identity(source, video) | {"mask": np.array(number < rows)}
 
     shapes = {name: (crops, *shape) for name, shape in config.shapes.items()}
-    part = _Part(batch_size, 0, process_index, process_count)
-    return iter(_batches(read, shapes, part, rows, config.threads))
+    share = _Share(batch_size, 0, process_index, process_count)
+    return iter(_batches(read, shapes, share, rows, config.threads))
 
 
 def _num_fields(source: Source, video: int) -> int:
@@ -143,7 +143,7 @@ def _identity(source: Source, video: int) -> Row:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Share:
     """What a process has of each batch, counted from sample number `start` on."""
 
     batch_size: int
@@ -152,10 +152,15 @@ class _Part:
     process_count: int
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % self.process_count:
+        if self.batch_size < 1 or self.batch_size % max(1, self.process_count):
             raise ValueError(
                 f"batch_size={self.batch_size}: must be a positive multiple of the "
                 f"{self.process_count} processes"
+            )
+        if not 0 <= self.process_index < self.process_count or self.start < 0:
+            raise ValueError(
+                f"process {self.process_index} of {self.process_count}, from sample {self.start}: "
+                "count processes and samples from 0"
             )
 
     @property
@@ -170,7 +175,7 @@ class _Part:
 def _batches(
     read: Reader,
     shapes: Mapping[str, tuple[int, ...]],
-    part: _Part,
+    share: _Share,
     total: int,
     threads: int,
 ) -> grain.IterDataset:
@@ -179,30 +184,35 @@ def _batches(
     Rows are written where they stay: to collect them afterwards would take the time of the thread
     that trains.
     """
-    memory = {name: Memory((part.rows, *shape)) for name, shape in shapes.items()}
+    memory = {name: Memory((share.rows, *shape)) for name, shape in shapes.items()}
     lock = threading.Lock()
     reading: dict[int, Row] = {}  # images of the batches that are being read
 
     def sample(place: int) -> tuple[int, Row]:
-        batch, row = divmod(place, part.rows)
+        batch, row = divmod(place, share.rows)
         with lock:
             if batch not in reading:
                 reading[batch] = {name: arrays.take() for name, arrays in memory.items()}
             images = reading[batch]
-        rest = read(part.number(batch, row), {name: array[row] for name, array in images.items()})
+        rest = read(share.number(batch, row), {name: array[row] for name, array in images.items()})
         return batch, rest
 
     def together(samples: Sequence[tuple[int, Row]]) -> Row:
         batches, rows = zip(*samples, strict=True)
+        if len({*batches}) > 1:  # grain drops the sample that it was waiting for
+            raise RuntimeError(
+                "rows of two batches: an earlier call of next() failed or was interrupted; take a "
+                "new iterator that starts at the samples taken so far"
+            )
         return reading.pop(batches[0]) | {
             name: np.stack([row[name] for row in rows]) for name in rows[0]
         }
 
     threads = threads or _cores()
-    places = -(-total // part.batch_size) * part.rows
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, part.rows))
+    places = -(-total // share.batch_size) * share.rows
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, share.rows))
     samples = grain.MapDataset.range(places).map(sample).to_iter_dataset(options)
-    return samples.batch(part.rows, batch_fn=together)
+    return samples.batch(share.rows, batch_fn=together)
 
 
 def _cores() -> int:

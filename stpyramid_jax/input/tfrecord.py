@@ -122,6 +122,11 @@ class Shards:
         first = self._starts[family][video] + start
         offsets = self._offsets[family][first : first + count + 1].tolist()
         with open(path, "rb", buffering=0) as shard:
+            if hasattr(os, "posix_fadvise"):
+                # Reading ahead fetched eight times what a sample takes from a cold disk.
+                extent = (offsets[0], offsets[-1] - offsets[0])
+                os.posix_fadvise(shard.fileno(), *extent, os.POSIX_FADV_RANDOM)
+                os.posix_fadvise(shard.fileno(), *extent, os.POSIX_FADV_WILLNEED)
             for number, (offset, end) in enumerate(itertools.pairwise(offsets), start):
                 where = f"{path}: {about.name} {family} {number}"
                 record = decode_example(read_record(shard.fileno(), offset, end, where))

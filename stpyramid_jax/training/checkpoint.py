@@ -15,7 +15,20 @@ from stpyramid_jax.training.state import TrainState, abstract_state
 
 _PARTS = ("params", "collections", "opt_state")
 _LATEST = 2
-_SCORE = "mean_class_accuracy"
+
+
+class _LatestAndBest(managers.PreservationPolicy):
+    """Keeps the latest, and the best by the history of the run.
+
+    orbax's own policy for the best goes by metrics of its own, which a history holds already.
+    """
+
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints, *, context):
+        steps = sorted(info.step for info in checkpoints)
+        kept = {*steps[-_LATEST:], self.best_step}
+        return [info.step in kept for info in checkpoints]
 
 
 class Checkpoints:
@@ -27,13 +40,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        best = managers.BestN(
-            get_metric_fn=lambda metrics: metrics[_SCORE],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        policy = managers.AnyPreservationPolicy([managers.LatestN(_LATEST), best])
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+        self._kept = _LatestAndBest()
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self):
@@ -58,10 +66,9 @@ class Checkpoints:
             name: ocp.args.StandardSave(getattr(state, name)) for name in _present(state, _PARTS)
         }
         args = ocp.args.Composite(**items, history=ocp.args.JsonSave(history.to_json()))
-        score = dict(history.validations).get(step)
-        metrics = None if score is None else {_SCORE: score}
+        self._kept.best_step = history.best_step
         with self._writing():
-            self._manager.save(step, args=args, metrics=metrics)
+            self._manager.save(step, args=args)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -117,14 +117,29 @@ def _begin(run: Run) -> tuple[TrainState, History]:
     state = init(_keys(experiment.seed)[1])
     weights, earlier = read_weights(experiment.training.weights, experiment.model)
     check_frozen(experiment.model, state.params, weights)
+    _check_seen(run, earlier)
     state = with_weights(state, weights) if weights else state
     places = jax.tree.map(lambda x: x.sharding, abstract_state(experiment, run.mesh))
     shards, split = run.shards, experiment.data.split
     clips = tuple(shards.videos[number].name for number in run.training)
     seen = Seen(shards.name, shards.digest, split, clips)
-    if known := trained_on(History(seen=earlier), shards.videos, run.held_out):
-        say(f"validation: the given weights were trained on {len(known)} of the clips held out")
     return jax.device_put(state, places), History(seen=(*earlier, seen))
+
+
+def _check_seen(run: Run, earlier: tuple[Seen, ...]) -> None:
+    """Refuses weights that know the test clips: the run could not be evaluated."""
+    shards, experiment, history = run.shards, run.experiment, History(seen=earlier)
+    split = experiment.data.split
+    tested = [n for n, video in enumerate(shards.videos) if video.parts[split] == "test"]
+    known = trained_on(history, shards.videos, tested)
+    if known and not experiment.evaluation.force:
+        raise ValueError(
+            f"training.weights={experiment.training.weights}: trained on {len(known)} of the "
+            f"{len(tested)} test clips of {split!r}, such as {known[0]}; give weights of this "
+            "split, or set --config.evaluation.force=True"
+        )
+    if known := trained_on(history, shards.videos, run.held_out):
+        say(f"validation: the given weights were trained on {len(known)} of the clips held out")
 
 
 def _restore(run: Run) -> tuple[TrainState, History]:
@@ -216,13 +231,15 @@ def _steps(
             trace.after(step, metrics)
             history, pending = history.after(training.batch_size), (step, clips, metrics)
             stop = requested(step)
-            save = stop or step % training.checkpoint_every == 0 or step == training.steps
+            due = step % training.checkpoint_every == 0 or step == training.steps
+            save = stop or due
             if save or step % training.log_every == 0:
                 values, pending = _finite(run, *pending), None
                 interval.add(values)
                 log.write(step, interval.close() | {"learning_rate": values["learning_rate"]})
             if save:
-                if len(run.held_out) and validate and not stop:
+                # Asked to stop or not: a run has the same validations, and so the same end.
+                if due and len(run.held_out) and validate:
                     score = validate(state.variables, run.held_out)
                     history = history.after(0, (step, score))
                     log.write_validation(step, {"mean_class_accuracy": score})

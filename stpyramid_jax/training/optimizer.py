@@ -182,7 +182,9 @@ def make_optimizer(
         def accumulate(g, v, w, factor, decay):
             return config.momentum * v + rate * factor * (g + config.weight_decay * decay * w)
 
-        clipped = clip(without_frozen(updates, partial_bn), config)
+        # What does not learn has no part in a norm.
+        learning = jax.tree.map(lambda g, rate: g if rate else jnp.zeros_like(g), updates, rates)
+        clipped = clip(learning, config)
         state = jax.tree.map(accumulate, clipped, state, params, rates, decays)
         return jax.tree.map(jnp.negative, state), state
 

@@ -9,7 +9,7 @@ import jax
 
 from stpyramid_jax.progress import say
 
-# The first step compiles, the second may still warm up.
+# The first steps may still warm up.
 _SKIPPED, _STEPS = 2, 5
 
 

@@ -74,7 +74,12 @@ def test_another_split_whose_test_clips_were_trained_on_is_refused(shards, tmp_p
 def test_what_the_weights_of_another_run_have_seen_counts_too(shards, tmp_path):
     train(experiment_of(shards, "split1"), shards, tmp_path / "first")
     second = experiment_of(shards, "split2", weights=str(tmp_path / "first"))
-    train(second, shards, tmp_path / "second")
+    with pytest.raises(ValueError, match=r"weights=.*first: trained on 6 of the 6 test clips of"):
+        train(second, shards, tmp_path / "second")
+    forced = dataclasses.replace(
+        second, evaluation=dataclasses.replace(second.evaluation, force=True)
+    )
+    train(forced, shards, tmp_path / "second")
     with pytest.raises(ValueError, match=r"it has seen split1, split2"):
         evaluate(second, shards, tmp_path / "second")
 

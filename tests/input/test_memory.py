@@ -26,6 +26,14 @@ def test_memory_that_nobody_holds_is_taken_again():
     assert len({address(memory.take()) for _ in range(10)}) == 1
 
 
+def test_memory_goes_back_when_a_crowd_has_left():
+    memory = Memory((7,))
+    crowd = [memory.take() for _ in range(20)]
+    crowd.clear()
+    memory.take()
+    assert len(memory._blocks) <= 3
+
+
 @pytest.mark.parametrize(
     "hold",
     [

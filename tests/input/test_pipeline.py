@@ -197,6 +197,50 @@ def test_closing_ends_the_threads(shards):
         assert not thread.is_alive()
 
 
+class Slow(Numbers):
+    """One in which the first read of frame 3 fails."""
+
+    failed = False
+
+    def rgb(self, video, frame):
+        if video == 3 and not self.failed:
+            self.failed = True
+            raise OSError("a cable fell out")
+        return np.full((10, 12, 3), video, np.uint8)
+
+
+def test_an_iteration_that_failed_never_mixes_pictures_and_labels():
+    """grain drops what failed; the rows behind it would move up."""
+    config = replace(CONFIG, streams="spatial")
+    batches = pipeline.train_iterator(Slow([9] * 7), ALL, config, 4, seed=0)
+    errors = []
+    for _ in range(6):
+        try:
+            batch = next(batches)
+        except (OSError, RuntimeError) as error:
+            errors.append(str(error))
+            continue
+        assert batch["rgb"][:, 0, 0, 0].tolist() == batch["video"].tolist()
+    batches.close()
+    assert "a cable fell out" in errors[0]
+    assert "take a new iterator" in errors[1]
+
+
+def test_memory_of_earlier_batches_leaves_no_trace(shards):
+    """Held, dropped and taken again: a batch far on is that of a fresh iterator."""
+    batches = pipeline.train_iterator(shards, ALL, CONFIG, 2, seed=0)
+    first = next(batches)
+    copy = {name: array.copy() for name, array in first.items()}
+    late = next(itertools.islice(batches, 20, None))
+    batches.close()
+    fresh = pipeline.train_iterator(shards, ALL, CONFIG, 2, seed=0, start=42)
+    expected = next(fresh)
+    fresh.close()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(late[name], array)
+        np.testing.assert_array_equal(first[name], copy[name])
+
+
 def test_an_epoch_is_every_video_once_in_its_own_order(shards):
     epochs = [batch["video"].tolist() for batch in take(4, shards, 7, 0)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)

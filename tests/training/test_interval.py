@@ -39,7 +39,7 @@ def test_an_interval_has_means_speed_and_wait(clock):
     }
 
 
-def test_compiling_does_not_count_as_speed(clock):
+def test_saving_does_not_count_as_speed(clock):
     interval = Interval(samples=1)
     clock.time += 60
     interval.add({"loss": 1.0})

@@ -14,7 +14,7 @@ from configs import quickstart
 from stpyramid_jax.experiment import build_experiment
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.training import loop
-from stpyramid_jax.training.checkpoint import load_trained
+from stpyramid_jax.training.checkpoint import Checkpoints, load_trained
 from stpyramid_jax.training.interruption import Interrupted
 from stpyramid_jax.training.sharding import MeshConfig, make_mesh
 from tests.training.conftest import alike
@@ -202,6 +202,21 @@ def test_training_stops_when_validation_gets_no_better_and_keeps_the_best(
     assert not {shards.videos[n].name for n in held[0]} & set(trained.history.seen[0].clips)
     again = train()  # asks for no score: it has stopped
     assert int(again.step) == 8
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_a_stopped_run_has_the_validations_of_an_unbroken_one(validated, tmp_path, monkeypatch):
+    experiment, train, _ = validated
+    for step, scores in ((3, [0.1]), (4, [0.2])):  # beside a checkpoint, and at one
+        stopped_at([step], monkeypatch)
+        with pytest.raises(Interrupted):
+            train(*scores)
+    stopped_at([], monkeypatch)
+    train(0.1, 0.1)
+    history = load_trained(experiment, tmp_path, make_mesh()).history
+    assert history.validations == ((2, 0.1), (4, 0.2))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.history().validations == ((2, 0.1), (4, 0.2), (6, 0.1), (8, 0.1))
 
 
 @pytest.mark.usefixtures("compiled_once")

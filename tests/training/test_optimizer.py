@@ -146,6 +146,15 @@ def test_what_is_frozen_has_no_part_in_clipping(own):
     assert updates["spatial"] == {"norm1": {"scale": -1.0}, "norm2": {"scale": 0.0}}
 
 
+def test_a_stream_that_does_not_learn_has_no_part_in_clipping():
+    params = {"spatial": {"conv1": {"kernel": np.full(1, 99, np.float32)}}}
+    params["head"] = {"kernel": np.ones(1, np.float32)}
+    solver = OptimizerConfig(learning_rate=1.0, clip_norm=1.0, spatial_multiplier=0.0)
+    updates = updated(solver, params)
+    assert updates["spatial"]["conv1"]["kernel"] == 0
+    assert updates["head"]["kernel"] == -1
+
+
 def test_schedule_warms_up_and_drops():
     rate = schedule(OptimizerConfig(learning_rate=1.0, boundaries=(10, 20), warmup=4), 32)
     values = [float(rate(step)) for step in (0, 1, 3, 9, 10, 19, 20)]

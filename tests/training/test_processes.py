@@ -59,7 +59,7 @@ def alone(sprites, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "model"), [(flags_of, 1), (slurm_of, 4)])
+@pytest.mark.parametrize(("how", "model"), [(flags_of, 1), (slurm_of, 8)])
 def test_two_processes_of_four_devices_train_as_one_of_eight(how, model, alone, sprites, tmp_path):
     """Whole parameters on every device, and parameters divided over the devices of both."""
     number = free_port() if how is flags_of else random.SystemRandom().randrange(2**20)
