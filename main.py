@@ -8,6 +8,7 @@
 The same command again resumes. `--config.section.key=value` overrides a value of the config.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -79,10 +80,12 @@ def _run(arguments: list[str]) -> None:
     except Interrupted as reason:
         print(reason, file=sys.stderr)
         sys.exit(EXIT_CODE)
-    except ValueError as error:
-        _refuse(str(error))
-    except (FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, FloatingPointError, OSError) as error:
+        code = 2 if isinstance(error, ValueError) else 1
+        if not jax.distributed.is_initialized():
+            _refuse(str(error), code)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(code)  # others may train on: JAX would wait minutes for them
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -101,9 +104,9 @@ def _parse(arguments: list[str]) -> list[str]:
         _refuse(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 
 
-def _refuse(reason: str) -> NoReturn:
+def _refuse(reason: str, code: int = 2) -> NoReturn:
     print(f"error: {reason}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

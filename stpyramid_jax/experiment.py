@@ -186,6 +186,11 @@ def build_experiment(config: Mapping[str, Any], num_classes: int) -> Experiment:
         evaluation=_section(EvaluationConfig, config, "evaluation"),
         mesh=_section(MeshConfig, config, "mesh"),
     )
+    if experiment.training.patience and not experiment.data.validation:
+        raise ValueError(
+            f"training.patience={experiment.training.patience}: there are no clips to score; set "
+            "--config.data.validation=0.1"
+        )
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed}: at least 0")
     return experiment
@@ -246,6 +251,11 @@ def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str
     if not path.exists():
         return
     known, wanted = _flatten(_read_record(path)), _flatten(record)
+    if missing := wanted.keys() - known.keys():
+        raise ValueError(
+            f"{path}: of another version (lacks {', '.join(sorted(missing))}); "
+            "take another --workdir"
+        )
     differing = {
         key: f"{key}: {known.get(key)!r} there, {wanted.get(key)!r} here"
         for key in sorted(known.keys() | wanted.keys())
@@ -262,7 +272,7 @@ def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str
             f"{workdir} holds another run; take another --workdir ({'; '.join(fixed)})"
         )
     for line in differing.values():
-        say(f"changed since this run began: {line}")
+        say(f"changed since the last start: {line}")
 
 
 def write_record(workdir: Path, record: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ SMALLER = ["--config.model.backbone=convnet", "--config.model.partial_bn=False"]
 QUICKER = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": "compiled",
+    "JAX_NUM_CPU_DEVICES": "1",
 }
 
 
@@ -195,7 +196,7 @@ def test_every_documented_command_runs(place, run):
         more = [] if from_workdir or "--verify" in line else SHORTER[program]
         more = [flag for flag in more if "--images" not in line or flag != "--flow=dis"]
         if "stage=" in line or "hmdb51.py" in line:
-            more = [*more, *SMALLER]
+            more = [*more, *SMALLER, "--mode=train"]
             if "training.weights=squeezenet" in line:
                 more.append("--config.training.weights=")
         # The documents call every workdir `ckpt`; a workdir holds one run.

@@ -159,7 +159,7 @@ def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path, capsys):
     # Parameters are the same however the backbones are computed: that may change.
     for change in ({"model__dtype": "bfloat16"}, {"model__remat": True}):
         check_workdir(tmp_path, run_record(build_experiment(config(**change), 2), Shards))
-        assert "changed since this run began: model." in capsys.readouterr().err
+        assert "changed since the last start: model." in capsys.readouterr().err
     # More steps are the same run, and are named.
     check_workdir(tmp_path, run_record(build_experiment(config(training__steps=9), 2), Shards))
     assert "training.steps: 2 there, 9 here" in capsys.readouterr().err

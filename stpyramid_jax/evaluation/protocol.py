@@ -128,7 +128,7 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
     videos = shards.select(split, "test")
     known = trained_on(trained.history, shards.videos, videos)
     if known and not settings.force:
-        splits = ", ".join(sorted({seen.split for seen in trained.history.seen}))
+        splits = ", ".join(sorted({f"{s.dataset} {s.split}" for s in trained.history.seen}))
         raise ValueError(
             f"{workdir}: was trained on {len(known)} of the {len(videos)} test clips of {split!r}, "
             f"such as {known[0]}; evaluate what it was not trained on (it has seen {splits}), or "

@@ -35,13 +35,16 @@ class Checkpoints:
     """The checkpoints in a folder: the latest two, and the one with the best validation.
 
     The parts of the state and the history are saved apart. A save is written beside its final name
-    and renamed, so that a run killed at any instant leaves whole checkpoints only.
+    and renamed, so that a run killed at any instant leaves whole checkpoints only; `clean` removes
+    what was cut off, which only a run may that writes there alone.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, clean: bool = False):
         self._folder = folder
         self._kept = _LatestAndBest()
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._kept, create=True, cleanup_tmp_directories=clean
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self):
@@ -95,7 +98,7 @@ class Checkpoints:
         items = {name: ocp.args.StandardRestore(getattr(target, name)) for name in parts}
         step = self.latest_step if step is None else step
         args = ocp.args.Composite(**items, history=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        restored = self._read(step, args)
         count = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         state = target.replace(step=count, **{name: restored[name] for name in parts})
         return state, History.from_json(restored["history"])
@@ -103,7 +106,17 @@ class Checkpoints:
     def history(self) -> History:
         """That of the latest checkpoint."""
         args = ocp.args.Composite(history=ocp.args.JsonRestore())
-        return History.from_json(self._manager.restore(self.latest_step, args=args)["history"])
+        return History.from_json(self._read(self.latest_step, args)["history"])
+
+    def _read(self, step: int | None, args: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:  # orbax raises many kinds, bare ones too
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self._folder / str(step)}: damaged, or of another version ({reason}); remove "
+                "it to go on from the one before, or take another --workdir"
+            ) from error
 
 
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:

@@ -24,24 +24,28 @@ def interruption() -> Iterator[Callable[[int], bool]]:
     JAX catches SIGTERM in any of them and has them agree on a step. A second Ctrl-C ends the
     program at once. Outside the main thread Python cannot catch signals, and none is.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    asked = threading.Event()
+    asked, several = threading.Event(), jax.process_count() > 1
 
     def ask(number, frame):
         asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if several:
+            signal.raise_signal(signal.SIGTERM)  # which JAX listens to
 
     main = threading.current_thread() is threading.main_thread()
     before = {
         number: signal.signal(number, ask)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in ((signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT))
         # What is ignored stays so: it is how a program is put into the background.
         if main and signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
-        yield lambda step: asked.is_set()
+        yield (
+            multihost_utils.reached_preemption_sync_point
+            if several
+            else lambda step: asked.is_set()
+        )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

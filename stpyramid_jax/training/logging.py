@@ -40,7 +40,7 @@ class RunLog:
         record: Mapping[str, Any] | None = None,
         active: bool = True,
     ):
-        self._active, self._steps = active, steps
+        self._workdir, self._active, self._steps = workdir, active, steps
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -80,6 +80,15 @@ class RunLog:
 
     def _record(self, step: int, figures: Mapping[str, float]) -> None:
         values = {name: float(value) for name, value in figures.items()}
+        try:
+            self._append(step, values)
+        except OSError as error:
+            raise OSError(
+                f"{self._workdir}: metrics cannot be written ({error}); make room, and the same "
+                "command goes on from the last checkpoint"
+            ) from error
+
+    def _append(self, step: int, values: Mapping[str, float]) -> None:
         self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
         self._jsonl.flush()
         for name, value in values.items():

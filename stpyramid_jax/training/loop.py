@@ -19,6 +19,7 @@ from stpyramid_jax.experiment import (
     write_record,
 )
 from stpyramid_jax.input.pipeline import train_iterator
+from stpyramid_jax.input.reading import check
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.performance import compiler_options, step_flops
@@ -82,7 +83,8 @@ def train(
     )
     if len(held_out) and validate is None:
         raise ValueError("data.validation: clips are held out, and there is nothing to score them")
-    with jax.set_mesh(mesh), Checkpoints(workdir / "checkpoints") as checkpoints:
+    check(shards, training, experiment.input)
+    with jax.set_mesh(mesh), Checkpoints(workdir / "checkpoints", True) as checkpoints:
         run = Run(experiment, shards, workdir, mesh, training, held_out, checkpoints)
         state, history = _restore(run) if checkpoints.latest_step is not None else _begin(run)
         if checkpoints.latest_step is not None:
@@ -143,8 +145,10 @@ def _check_seen(run: Run, earlier: tuple[Seen, ...]) -> None:
 
 
 def _restore(run: Run) -> tuple[TrainState, History]:
+    load_experiment(run.workdir)  # what lies there without its config.json is no run
     state, history = run.checkpoints.restore(abstract_state(run.experiment, run.mesh))
-    say(f"resumed from step {int(state.step)} of {run.experiment.training.steps}")
+    if jax.process_index() == 0:
+        say(f"resumed from step {int(state.step)} of {run.experiment.training.steps}")
     return state, history
 
 
@@ -158,8 +162,8 @@ def _finished(experiment: Experiment, state: TrainState, history: History) -> bo
     training, step = experiment.training, int(state.step)
     if step < training.steps and training.patience and history.stale >= training.patience:
         say(
-            f"stopped at step {step}: no better validation at {history.stale} checkpoints since "
-            f"step {history.best_step} (training.patience={training.patience})"
+            f"stopped at step {step}: no better validation at the last {history.stale} checkpoints "
+            f"(training.patience={training.patience})"
         )
         return True
     return step >= training.steps

@@ -34,10 +34,15 @@ def connect(
                 f"{', '.join(missing)}: missing; several processes need --coordinator=host:port, "
                 "--num_processes and --process_id, each its own"
             )
+        host, _, port = (coordinator or "").rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(f"--coordinator={coordinator}: must be host:port of process 0")
+        if processes < 1:
+            raise ValueError(f"--num_processes={processes}: at least 1")
         if not 0 <= process < processes:
             raise ValueError(f"--process_id={process}: 0 to {processes - 1}, of --num_processes")
         jax.distributed.initialize(coordinator, processes, process)
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         jax.distributed.initialize(cluster_detection_method="slurm")
     elif importlib.util.find_spec("libtpu") and any(map(os.path.exists, _TPUS)):
         # One host that no metadata tells of others, such as a notebook's, runs alone.

@@ -49,7 +49,9 @@ def make_mesh(config: MeshConfig | None = None) -> Mesh:
             f"mesh.data={config.data} x mesh.model={config.model}: there are {count} devices; "
             "give two factors of that number, or -1 for one of them"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2)
+    # By process and not by topology, so that each process has a run of rows of every batch.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.reshape(devices, sizes), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 
 from stpyramid_jax.experiment import load_experiment
-from stpyramid_jax.training.checkpoint import load_trained
+from stpyramid_jax.training.checkpoint import Checkpoints, load_trained
 from stpyramid_jax.training.sharding import make_mesh
 from tests.conftest import ROOT
 
@@ -58,8 +59,20 @@ def ends(processes, expect=0):
     return found
 
 
-def trained(workdir):
-    return load_trained(load_experiment(workdir)[0], workdir, make_mesh())
+def trained(workdir, best=True):
+    """The network that would be evaluated, or that of the latest checkpoint."""
+    trained = load_trained(load_experiment(workdir)[0], workdir, make_mesh())
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return trained if best else trained._replace(step=checkpoints.latest_step)
+
+
+def wait_for_steps(workdir, count, process):
+    deadline = time.monotonic() + 200
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def leaves(tree):

@@ -195,7 +195,10 @@ def test_training_stops_when_validation_gets_no_better_and_keeps_the_best(
     experiment, train, held = validated
     state = train(0.2, 0.7, 0.4, 0.6)
     assert int(state.step) == 8
-    assert "no better validation at 2 checkpoints since step 4" in capsys.readouterr().err
+    assert (
+        "stopped at step 8: no better validation at the last 2 checkpoints"
+        in capsys.readouterr().err
+    )
     trained = load_trained(experiment, tmp_path, make_mesh())
     assert trained.history.best_step == trained.step == 4
     assert all(shards.videos[number].parts["split1"] == "train" for number in held[0])

@@ -2,13 +2,15 @@
 
 import os
 import random
+import signal
 import socket
 
 import jax
 import pytest
 
+from stpyramid_jax.training.interruption import EXIT_CODE
 from stpyramid_jax.training.processes import connect
-from tests.training.conftest import alike, ends, start, trained
+from tests.training.conftest import alike, ends, start, trained, wait_for_steps
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,10 @@ from tests.training.conftest import alike, ends, start, trained
         ((None, 2, None), "--coordinator, --process_id: missing"),
         (("host:1", 2, None), "--process_id: missing"),
         (("host:1", 2, 2), "--process_id=2: 0 to 1"),
+        (("host", 2, 0), "--coordinator=host: must be host:port"),
+        (("host:x", 2, 0), "--coordinator=host:x: must be host:port"),
+        (("host:99999", 2, 0), "must be host:port"),
+        (("host:1", 0, 0), "--num_processes=0: at least 1"),
         (("host:1", 2, -1), "--process_id=-1: 0 to 1"),
     ],
 )
@@ -76,6 +82,21 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(how, model, alone, 
     found = trained(tmp_path)
     assert found.history == expected.history
     alike(found.variables, expected.variables)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint(sprites, tmp_path):
+    port, processes = free_port(), []
+    for process in range(2):
+        flags, _ = flags_of(port, process)
+        more = ("--mode=train", "--config.training.steps=100000", "--config.training.log_every=1")
+        processes.append(start(sprites / "shards", tmp_path, *more, *flags))
+    wait_for_steps(tmp_path, 1, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    (_, first), (_, second) = ends(processes, expect=EXIT_CODE)
+    step = trained(tmp_path, best=False).step
+    for error in (first, second):
+        assert f"stopped at step {step}, which is saved" in error
 
 
 def said(out):

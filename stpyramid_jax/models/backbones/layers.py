@@ -101,9 +101,10 @@ def max_pool(x: Float[Array, "N H W C"], size: int, low: int, high: int) -> Floa
     x = jnp.pad(x, [(0, 0), (low, high), (low, high), (0, 0)], constant_values=-jnp.inf)
     for axis in (2, 1):
         positions = max(0, (x.shape[axis] - size) // 2 + 1)
+        starts = range(size) if positions else [0]
         shifted = [
-            lax.slice_in_dim(x, start, max(start, start + 2 * positions - 1), 2, axis)
-            for start in range(size)
+            lax.slice_in_dim(x, start, max(0, start + 2 * positions - 1), 2, axis)
+            for start in starts
         ]
         x = functools.reduce(_first_maximum, shifted)
     return x
