@@ -19,6 +19,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
 
 
+# What takes longest begins first, so that no worker is left alone with it.
+LONGEST = ("test_docs.py", "test_ceilings.py", "test_processes.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of real clips, laid out as README.md, "Tests on real clips", says."""
