@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 # What takes longest begins first, so that no worker is left alone with it.
-LONGEST = ("test_docs.py", "test_ceilings.py", "test_processes.py", "test_train.py")
+LONGEST = ("test_docs.py", "test_ceilings.py", "test_processes.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -125,6 +125,7 @@ def test_a_peer_that_is_not_installed_is_named_in_one_line(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")  # PyTorch says it once a process
 def test_the_fusion_is_compared_and_written(tmp_path, monkeypatch, capsys):
     """Results and gradients of all forms agree, or the program ends with an error."""
     pytest.importorskip("torch")

@@ -80,7 +80,7 @@ def test_what_the_weights_of_another_run_have_seen_counts_too(shards, tmp_path):
         second, evaluation=dataclasses.replace(second.evaluation, force=True)
     )
     train(forced, shards, tmp_path / "second")
-    with pytest.raises(ValueError, match=r"it has seen split1, split2"):
+    with pytest.raises(ValueError, match=r"it has seen list split1, list split2"):
         evaluate(second, shards, tmp_path / "second")
 
 

@@ -30,10 +30,10 @@ def shards(sprites):
     return Shards(sprites / "shards")
 
 
-def experiment_of(shards, model="spatial", **training):
+def experiment_of(shards, model="spatial", validation=0.0, **training):
     """The quickstart, small; every key of `training` is one of that section."""
     config = quickstart.get_config(f"model={model}")
-    config.data.dir = str(shards.directory)
+    config.data.update(dir=str(shards.directory), validation=validation)
     config.input.update(crop=16, threads=2)
     config.model.update(snippet_length=2, sketch_dims=(32, 32, 64), dropout=0.5)
     config.optimizer.warmup = 0
@@ -170,10 +170,7 @@ def test_a_hidden_transfer_is_an_error(shards, tmp_path, monkeypatch):
 @pytest.fixture
 def validated(shards, tmp_path, monkeypatch):
     """Trains with scores that are given, by step, and gives the last step and the runs' scores."""
-    experiment = experiment_of(shards, steps=12, checkpoint_every=2, patience=2)
-    experiment = dataclasses.replace(
-        experiment, data=dataclasses.replace(experiment.data, validation=0.5)
-    )
+    experiment = experiment_of(shards, validation=0.5, steps=12, checkpoint_every=2, patience=2)
     held = []
 
     def train(*scores):
