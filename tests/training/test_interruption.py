@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.training.conftest import ends, leaves, start, trained, wait_for_steps
 
 STEPS = 8
-KILLS = 1  # thirty were tried by hand
+KILLS = 1  # raise it to try more
 
 # Files of more bytes than the first argument cannot be written, as on a full disk.
 LIMITED = """
