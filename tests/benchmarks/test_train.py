@@ -60,12 +60,3 @@ def test_updates_of_another_solver_are_refused(train, monkeypatch):
     monkeypatch.setattr(torch_pyramid, "steps", other)
     with pytest.raises(ValueError, match="batch 8, updates: result"):
         train.check_updates(case, state)
-
-
-@pytest.mark.slow
-def test_a_batch_is_divided_in_processes_with_devices_of_their_own(train, monkeypatch):
-    monkeypatch.syspath_prepend("benchmarks")
-    monkeypatch.setattr(train, "DEVICES", (1, 2))
-    (row,) = train.divided(small(train, "A"), repetitions=1)
-    assert row.case.endswith("2 devices")
-    assert row.ratio == pytest.approx(row.ours / row.theirs)
