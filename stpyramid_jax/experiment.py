@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from stpyramid_jax.input.config import InputConfig
+from stpyramid_jax.input.config import CROPS, CROPS_TEXT, InputConfig
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.progress import say
 from stpyramid_jax.training.optimizer import OptimizerConfig
@@ -94,23 +94,22 @@ class TrainingConfig:
 class EvaluationConfig:
     """Views whose class scores are averaged: evenly spaced positions x crops (TSN: 25 x 10).
 
-    `batch_size` counts positions, each with all its crops. `force` scores clips even if the
-    checkpoint was trained on them, which is refused without.
+    `batch_size` is how many views go through the model at once, over all devices, and so bounds
+    memory; more of them share more snippets. `force` scores clips even if the checkpoint was
+    trained on them, which is refused without.
     """
 
     positions: int = 25
     crops: int = 10
-    batch_size: int = 8
+    batch_size: int = 80
     force: bool = False
 
     def __post_init__(self):
         for key in ("positions", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"evaluation.{key}={getattr(self, key)}: at least 1")
-        if self.crops not in (1, 5, 10):
-            raise ValueError(
-                f"evaluation.crops={self.crops}: 1 (centre), 5 (and corners) or 10 (and mirrors)"
-            )
+        if self.crops not in CROPS:
+            raise ValueError(f"evaluation.crops={self.crops}: {CROPS_TEXT}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from stpyramid_jax.evaluation import metrics
+from stpyramid_jax.evaluation.observation import observe
 from stpyramid_jax.evaluation.report import write_report
+from stpyramid_jax.evaluation.report.curves import read_curves
 from stpyramid_jax.experiment import Experiment, check_workdir, run_record
 from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
@@ -21,7 +23,7 @@ from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.history import trained_on
 from stpyramid_jax.training.sharding import make_mesh, replicated, round_up, shard_batch
 
-_INPUTS = ("rgb", "flow", "frames")
+_INPUTS = ("rgb", "flow", "frames", "snippets")
 # Of a validation: one crop of five positions, so that it takes little of a run's time.
 _POSITIONS = 5
 
@@ -32,17 +34,14 @@ Forward = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
 
 def forward(
     variables: Any, batch: Mapping[str, Array], *, model: Pyramid
-) -> dict[str, Shaped[Array, "B ..."]]:
-    """`scores` [B, K] of each position, the mean over its crops, beside its `video` and `mask`.
-
-    Images are [B, crops, ...].
-    """
+) -> dict[str, Shaped[Array, "N ..."]]:
+    """`scores` [N, K] of each view of a batch of `eval_batches`, beside its `video` and `mask`."""
     inputs = {name: batch[name] for name in _INPUTS if name in batch}
-    rows, crops = next(iter(inputs.values())).shape[:2]
-    folded = {name: x.reshape(rows * crops, *x.shape[2:]) for name, x in inputs.items()}
-    outputs = cast(Outputs, model.apply(variables, folded, train=False))
-    scores = outputs.logits.reshape(rows, crops, -1).mean(axis=1)
-    return {"scores": scores, "video": batch["video"], "mask": batch["mask"]}
+    about = {name: batch[name].reshape(-1) for name in ("video", "mask")}
+    if "rgb" in inputs:
+        inputs["rgb"] = inputs["rgb"].reshape(-1, *inputs["rgb"].shape[2:])
+    outputs = cast(Outputs, model.apply(variables, inputs, train=False))
+    return {"scores": outputs.logits, **about}
 
 
 def jitted_forward(model: Pyramid, mesh: jax.sharding.Mesh) -> Forward:
@@ -61,12 +60,14 @@ def clip_scores(
     mesh: jax.sharding.Mesh,
     progress=lambda done: None,
 ) -> dict[int, Float[np.ndarray, " K"]]:
-    """Mean class scores by video over all its positions and crops (before the softmax).
+    """Mean class scores by video over all its views (before the softmax).
+
+    Views are added up in float64, so that it hangs on their order by rounding alone.
 
     Args:
       step: of `jitted_forward`.
-      batches: of `eval_batches`; rows whose mask is False count nothing.
-      progress: called with the number of positions done so far.
+      batches: of `eval_batches`, of which views whose mask is False count nothing.
+      progress: called with the number of views done so far.
 
     Raises:
       ValueError: scores that are not finite.
@@ -136,12 +137,14 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
         )
     batches = _batches(experiment, shards, videos, mesh, settings.positions, settings.crops)
     step = jitted_forward(create_model(experiment.model), mesh)
-    total = len(videos) * settings.positions
-    with progress_bar(total, f"positions of {len(videos)} clips") as show:
+    total = len(videos) * settings.positions * settings.crops
+    with progress_bar(total, f"views of {len(videos)} clips") as show:
         scores = clip_scores(trained.variables, step, batches, mesh, show)
     folder = workdir / "evaluation" / f"{settings.positions}x{settings.crops}-{split}"
+    observations = observe(experiment, shards, trained.variables, np.array(list(scores)), mesh)
     if jax.process_index() == 0:
-        _report(experiment, shards, folder, scores, {"step": trained.step, "seen": len(known)})
+        checkpoint = {"step": trained.step, "seen": len(known)}
+        _report(experiment, shards, folder, scores, checkpoint, observations, read_curves(workdir))
     return folder
 
 
@@ -156,10 +159,11 @@ def _batches(experiment, shards, videos, mesh, positions, crops):
         round_up(experiment.evaluation.batch_size, mesh),
         jax.process_index(),
         jax.process_count(),
+        parts=mesh.size // jax.process_count(),
     )
 
 
-def _report(experiment, shards, folder, scores, checkpoint) -> None:
+def _report(experiment, shards, folder, scores, checkpoint, observations, curves) -> None:
     settings, clips = experiment.evaluation, [shards.videos[video] for video in scores]
     write_report(
         folder,
@@ -170,7 +174,7 @@ def _report(experiment, shards, folder, scores, checkpoint) -> None:
         {
             "protocol": f"{settings.positions} positions x {settings.crops} crops",
             "crop": experiment.input.crop,
-            "test_scale": experiment.input.test_scale,
+            "test_scale": 1.0 if settings.crops == 3 else experiment.input.test_scale,
             "test_tau": experiment.input.test_tau,
             "motion": experiment.model.motion,
             "dataset": shards.name,
@@ -179,4 +183,6 @@ def _report(experiment, shards, folder, scores, checkpoint) -> None:
             "step": checkpoint["step"],
             "clips_trained_on": checkpoint["seen"],
         },
+        observations,
+        curves,
     )

@@ -13,9 +13,12 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from stpyramid_jax.input.config import CROPS, CROPS_TEXT
+
 # Quarters of the free room (down, right): centre, corners, and TSN's eight more.
 _CENTRE = ((2, 2),)
 _CORNERS = ((0, 0), (0, 4), (4, 0), (4, 4))
+_ENDS = ((0, 0), (4, 4))
 _MORE = ((0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3))
 
 
@@ -52,18 +55,24 @@ def train_view(
 
 
 def test_views(size: tuple[int, int], scale: float, crops: int) -> list[View]:
-    """Square boxes of side `scale` times the short side: the centre, then the corners, mirrors.
+    """Square boxes of one side: the centre, then the ends or the corners, then mirrors.
+
+    The side is `scale` times the frame's short side. Three boxes are those of SlowFast networks
+    (Feichtenhofer et al. 2019, "3 crops to cover the spatial dimensions"): of the whole short side,
+    whatever the scale, in the middle and at both ends of the long one.
 
     Args:
       size: (height, width) of the frame.
       scale: TSN cuts 224 out of 340 x 256, so .875.
-      crops: 1 (centre), 5 (and corners) or 10 (and their mirrors).
+      crops: 1 (centre), 3 (and both ends), 5 (and corners) or 10 (and their mirrors).
 
     Raises:
       ValueError: any other number of crops.
     """
-    if crops not in (1, 5, 10):
-        raise ValueError(f"crops={crops}: choose 1 (centre), 5 (and corners) or 10 (and mirrors)")
+    if crops not in CROPS:
+        raise ValueError(f"crops={crops}: choose {CROPS_TEXT}")
+    if crops == 3:
+        return [_view(size, place, min(size), min(size), False) for place in _CENTRE + _ENDS]
     side = _side(size, scale)
     places = _CENTRE if crops == 1 else _CENTRE + _CORNERS
     mirrors = (False, True) if crops == 10 else (False,)

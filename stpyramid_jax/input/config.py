@@ -2,6 +2,11 @@
 
 import dataclasses
 
+CROPS = (1, 3, 5, 10)
+"""Numbers of boxes of a frame that a test can look at."""
+
+CROPS_TEXT = "1 (centre), 3 (and both ends), 5 (and corners) or 10 (and mirrors)"
+
 
 @dataclasses.dataclass(frozen=True)
 class InputConfig:
@@ -16,10 +21,11 @@ class InputConfig:
       snippets: T, number of snippets.
       snippet_length: L, fields or differences per snippet.
       tau: interval of snippets in training, drawn from this range, ends included.
-      test_tau: interval in testing (the authors' is not known).
+      test_tau: interval in testing (the authors' is not known): of the two in the middle of the
+        range the one with more divisors, so that windows share snippets (`test_samples`).
       crop: side of the square the network sees, pixels.
       scales: of training boxes, fractions of the frame's short side.
-      test_scale: of testing boxes.
+      test_scale: of testing boxes, but for three crops.
       flip: whether training mirrors half of the samples.
       threads: that read and decode, per process; 0: one for each core.
     """
@@ -29,7 +35,7 @@ class InputConfig:
     snippets: int = 3
     snippet_length: int = 10
     tau: tuple[int, int] = (1, 10)
-    test_tau: int = 5
+    test_tau: int = 6
     crop: int = 224
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     test_scale: float = 0.875

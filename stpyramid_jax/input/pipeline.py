@@ -1,18 +1,18 @@
 """Batches for training and testing: grain over any source of clips.
 
 Everything here is bytes; mean, scale and differences belong to the model's first step on the
-device. Images are uint8, by the names of `InputConfig.inputs`:
+device. Images of a sample are uint8, by the names of `InputConfig.inputs`:
 
     rgb     [H, W, 3]             the frame at t
     flow    [T, H, W, 2L]         fields of each snippet, x1, y1, x2, y2, ... (flow or warped)
     frames  [T, L + 1, H, W, 3]   frames of each snippet, for their differences
 """
 
+import dataclasses
 import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import grain
 import numpy as np
@@ -22,6 +22,7 @@ from stpyramid_jax.input import augment, sampling
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.memory import Memory
 from stpyramid_jax.input.reading import Source, check, read_views
+from stpyramid_jax.input.views import ViewReader
 
 Row = dict[str, np.ndarray]
 """What a batch has of one sample, by name."""
@@ -59,7 +60,12 @@ def train_iterator(
     """
     read = train_reader(source, videos, config, seed)
     share = _Share(batch_size, start, process_index, process_count)
-    return iter(_batches(read, config.shapes, share, _ENDLESS, config.threads))
+    shapes = {name: (share.rows, *shape) for name, shape in config.shapes.items()}
+
+    def write(number: int, row: int, images: Row) -> Row:
+        return read(number, {name: array[row] for name, array in images.items()})
+
+    return iter(_batches(write, shapes, share, _ENDLESS, config.threads))
 
 
 def train_reader(
@@ -98,39 +104,61 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    parts: int = 1,
+    snippets: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every position of every video once over all processes, in batches of equal shape.
+    """Every view of every video once over all processes, in batches of equal shape.
 
-    A row is one (video, position): the images [B, crops, ...], `label` and `video` int32 [B], and
-    `mask` bool [B], False where a row only fills up the last batch. B = batch_size /
-    process_count, and every process gets equally many batches; process p has the p-th part of each.
+    A view is one crop of one position. Of the `batch_size` views of a batch, process p has the p-th
+    part, in R parts of P views, one for each of its devices. The views of such a part share its S
+    snippets; a clip's images are decoded once for all its views. Gives
+
+        rgb              [R, P, ...]
+        flow or frames   [R, S, ...]   each snippet once
+        snippets         [R, P, T]     int32, which of the S a view has
+        label, video     [R, P]        int32
+        mask             [R, P]        bool, False where a view only fills up its part
+
+    `apart` undoes the sharing.
+
+    Args:
+      parts: R.
+      snippets: S, for one shape whatever the videos are; else what they share decides (`Packing`).
 
     Raises:
-      ValueError: as `train_iterator`, and for impossible crops.
+      ValueError: as `train_iterator`, and for impossible crops, or a batch that does not divide
+        among the parts.
     """
     check(source, videos, config)
-    rows = len(videos) * positions
-
-    def read(number: int, row: Row) -> Row:
-        video, position = divmod(min(number, rows - 1), positions)
-        video = int(videos[video])
-        chosen = sampling.test_samples(
-            _num_fields(source, video),
-            positions,
-            config.snippets,
-            config.snippet_length,
-            config.test_tau,
-        )[position]
-
-        def views(size: tuple[int, int]) -> list[augment.View]:
-            return augment.test_views(size, config.test_scale, crops)
-
-        read_views(source, video, chosen, config, views, row)
-        return _identity(source, video) | {"mask": np.array(number < rows)}
-
-    shapes = {name: (crops, *shape) for name, shape in config.shapes.items()}
     share = _Share(batch_size, 0, process_index, process_count)
-    return iter(_batches(read, shapes, share, rows, config.threads))
+    if parts < 1 or share.rows % parts:
+        raise ValueError(f"batch_size={batch_size}: must divide among {parts} devices")
+
+    def mine(part: int) -> bool:
+        return part // parts % process_count == process_index
+
+    size = share.rows // parts
+    reader = ViewReader(source, videos, config, positions, crops, size, snippets, mine)
+    batches = _batches(reader.read, reader.shapes(parts), share, reader.places, config.threads)
+    return (
+        {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in batch.items()}
+        for batch in batches
+    )
+
+
+def apart(batch: Mapping[str, np.ndarray]) -> Row:
+    """A batch of `eval_batches` with its N = R P views apart, as a model takes samples.
+
+    Images are [N, ...], each view with snippets of its own; `label`, `video` and `mask` are [N].
+    """
+    views = {}
+    for name in batch.keys() - {"snippets"}:
+        array = batch[name]
+        if name in ("flow", "frames"):
+            rows = zip(array, batch["snippets"], strict=True)
+            array = np.stack([row[chosen] for row, chosen in rows])
+        views[name] = array.reshape(-1, *array.shape[2:])
+    return views
 
 
 def _num_fields(source: Source, video: int) -> int:
@@ -142,7 +170,7 @@ def _identity(source: Source, video: int) -> Row:
     return {"label": np.array(label, np.int32), "video": np.array(video, np.int32)}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Share:
     """What a process has of each batch, counted from sample number `start` on."""
 
@@ -173,7 +201,7 @@ class _Share:
 
 
 def _batches(
-    read: Reader,
+    read: Callable[[int, int, Row], Row],
     shapes: Mapping[str, tuple[int, ...]],
     share: _Share,
     total: int,
@@ -181,10 +209,15 @@ def _batches(
 ) -> grain.IterDataset:
     """Threads read up to a batch of samples ahead while the device works on the last one.
 
-    Rows are written where they stay: to collect them afterwards would take the time of the thread
-    that trains.
+    Images are written where they stay: to collect them afterwards would take the time of the
+    thread that trains.
+
+    Args:
+      read: of a sample's number and row, writes its images among those of its batch and gives the
+        rest of the row.
+      shapes: of the images of a batch.
     """
-    memory = {name: Memory((share.rows, *shape)) for name, shape in shapes.items()}
+    memory = {name: Memory(shape) for name, shape in shapes.items()}
     lock = threading.Lock()
     reading: dict[int, Row] = {}  # images of the batches that are being read
 
@@ -194,8 +227,7 @@ def _batches(
             if batch not in reading:
                 reading[batch] = {name: arrays.take() for name, arrays in memory.items()}
             images = reading[batch]
-        rest = read(share.number(batch, row), {name: array[row] for name, array in images.items()})
-        return batch, rest
+        return batch, read(share.number(batch, row), row, images)
 
     def together(samples: Sequence[tuple[int, Row]]) -> Row:
         batches, rows = zip(*samples, strict=True)

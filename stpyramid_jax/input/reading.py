@@ -66,10 +66,10 @@ def read_views(
 
     Args:
       make_views: from (height, width); called once.
-      row: images by the names of `InputConfig.inputs`.
+      row: images by those names of `InputConfig.inputs` that are wanted.
     """
     numbers = sampling.numbers(
-        sample, source.videos[video].fields, config.snippet_length, config.inputs
+        sample, source.videos[video].fields, config.snippet_length, tuple(row)
     )
     views, crop = functools.cache(make_views), config.crop
     snippets = numbers.pop("flow", None)

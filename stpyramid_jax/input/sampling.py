@@ -67,11 +67,18 @@ def train_sample(
 def test_samples(
     num_fields: int, positions: int, snippets: int, length: int, tau: int
 ) -> list[Sample]:
-    """Evenly spaced windows from the first that is inside the clip to the last; one: the middle.
+    """Evenly spaced windows over a clip, on a grid on which they share snippets; one: the middle.
 
-    As Temporal Segment Networks test with 25 positions; short clips repeat positions so that
-    every clip has `positions` samples. How the pyramid's authors choose tau in testing is not
-    known: it is the caller's, lowered by `fit_tau` as in training.
+    Of F fields a window takes W = (T - 1) tau + L and leaves room R = F - W. The P windows start at
+
+        o + g floor(i M / (P - 1))    i = 0 .. P - 1,   M = floor(R / g),   o = floor((R - g M) / 2)
+
+    where the grid's spacing g is the largest divisor of tau up to R / (P - 1), at least 1. Snippets
+    lie tau apart, so that those of one window are those of others: of 25 windows over a clip of
+    UCF101, tau = 6, half as many are left. With g = 1 (T = 1, or a short clip) these are the
+    positions of Temporal Segment Networks; a shorter clip repeats positions. How the pyramid's
+    authors choose tau and t in testing is not known: tau is the caller's, lowered by `fit_tau` as
+    in training, and t is the window's middle.
 
     Raises:
       ValueError: a clip without any field.
@@ -81,7 +88,12 @@ def test_samples(
     if room < 0 or positions == 1:
         starts = [room // 2] * positions
     else:
-        starts = [i * room // (positions - 1) for i in range(positions)]
+        steps = positions - 1
+        fitting = [g for g in range(2, tau + 1) if tau % g == 0 and g * steps <= room]
+        grid = max(fitting, default=1) if snippets > 1 else 1
+        places = room // grid
+        first = (room - grid * places) // 2
+        starts = [first + grid * (i * places // steps) for i in range(positions)]
     return [_sample(start, num_fields, snippets, length, tau) for start in starts]
 
 

@@ -34,7 +34,7 @@ class STCB(nn.Module):
 
         arrays = self.variable("sketch", "inputs", draw).value
         sketches = tuple(Sketch(a["hash"], a["sign"], self.output_dim) for a in arrays)
-        return _by_device(stcb, len(features[0]))(tuple(features), sketches)
+        return _by_device(stcb, features[0].shape[0])(tuple(features), sketches)
 
 
 def _by_device(fuse: Callable[..., Array], batch: int) -> Callable[..., Array]:

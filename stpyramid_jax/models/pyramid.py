@@ -9,10 +9,12 @@ Three levels of compact bilinear fusion over two streams:
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
@@ -156,11 +158,15 @@ class Outputs(NamedTuple):
       attention: [B, h, w] weights that sum to one over positions, or None without attention.
       streams: [B, K] class scores of each stream where the streams meet in their scores only,
         so that each can be trained on its own; else empty.
+      features: [B, C] vectors on the way, by name: `spatial` and `temporal`, means over the last
+        maps of the streams (the latter over snippets too); `motion` after level 1, `attended` after
+        level 2, `fused` after level 3. Those that the model has.
     """
 
     logits: Float[Array, "B K"]
     attention: Float[Array, "B h w"] | None
     streams: dict[str, Float[Array, "B K"]]
+    features: dict[str, Float[Array, "B _"]]
 
 
 class Pyramid(nn.Module):
@@ -169,6 +175,10 @@ class Pyramid(nn.Module):
     Inputs: `rgb` [B, H, W, 3], and `flow` [B, T, H, W, 2L] (channels x1, y1, x2, y2, ...) or, where
     `config.motion` is "rgb_difference", `frames` [B, T, L + 1, H, W, 3], each in 0..255, uint8 or
     floating; only what `config.layouts` names is read.
+
+    Samples may share snippets, each of which goes through the backbone once: with `snippets`
+    [R, P, T] int32, B = R P, `flow` (or `frames`) is [R, S, ...], and sample p of row r has the T
+    snippets `snippets[r, p]` of that row.
     """
 
     config: ModelConfig
@@ -177,27 +187,37 @@ class Pyramid(nn.Module):
     def __call__(self, inputs: Mapping[str, Num[Array, "..."]], *, train: bool) -> Outputs:
         config = self.config
         self._check_shapes(inputs)
-        pooled, spatial, attention = {}, None, None
+        pooled, features, spatial, attention = {}, {}, None, None
         if config.uses_rgb:
             mean, scale = self._units("rgb")
             rgb = (inputs["rgb"].astype(jnp.float32) - mean) * scale
             spatial = self._map("spatial", rgb, train)
-            pooled["spatial"] = spatial.mean((-3, -2))
+            pooled["spatial"] = features["spatial"] = spatial.mean((-3, -2))
         if config.uses_flow:
-            motion, motion_vector = self._motion(self._snippets(inputs), train)
+            maps = self._snippet_maps(self._snippets(inputs), inputs.get("snippets"), train)
+            motion, motion_vector = self._motion(maps)
+            features |= {"temporal": maps.mean((1, 2, 3)), "motion": motion_vector}
             if spatial is not None and config.attention:
                 pooled["attended"], attention = self._attend(spatial, motion, motion_vector)
+                features["attended"] = pooled["attended"]
             if config.streams != "spatial":
                 pooled["temporal"] = motion_vector
         if config.streams == "both" and config.stream_fusion != "score":
-            logits = self._head("head", self._fuse(list(pooled.values())), train)
-            return Outputs(logits, attention, {})
-        return self._scores(pooled, attention, train)
+            features["fused"] = self._fuse(list(pooled.values()))
+            return Outputs(self._head("head", features["fused"], train), attention, {}, features)
+        logits, streams = self._scores(pooled, train)
+        return Outputs(logits, attention, streams, features)
 
     def _check_shapes(self, inputs):
         """Refuses what broadcasting would hide, such as a batch of one beside a batch of many."""
-        sizes = {}
-        for name, axes in self.config.layouts.items():
+        sizes, layouts = {}, self.config.layouts
+        if self.config.uses_flow and "snippets" in inputs:
+            motion = next(name for name in layouts if name != "rgb")
+            shared = jnp.shape(inputs["snippets"])
+            layouts |= {motion: (*shared[:1], "S", *layouts[motion][2:])}
+            layouts["snippets"] = ("R", "P", self.config.snippets)
+            sizes["B"] = math.prod(shared[:2])
+        for name, axes in layouts.items():
             shape = jnp.shape(inputs[name]) if name in inputs else ()
             named = zip(axes, shape, strict=False)
             sizes = {axis: size for axis, size in named if isinstance(axis, str)} | sizes
@@ -248,13 +268,23 @@ class Pyramid(nn.Module):
         # Zero displacement is byte 127.5 (TSN: 128): a mirrored field is the exact negative.
         return (inputs["flow"].astype(jnp.float32) - 127.5) * scale.mean()
 
-    def _motion(self, images, train):
-        """Level 1: [B, T, H, W, C] -> the motion map [B, h, w, d1] and its pooled vector."""
-        config = self.config
+    def _snippet_maps(self, images, chosen, train):
+        """The last maps of the flow stream: [B, T, H, W, C] -> [B, T, h, w, c].
+
+        Where samples share snippets, images are [R, S, H, W, C] and `chosen` is [R, P, T].
+        """
         # One set of parameters for all snippets, which are folded into the batch.
         maps = self._map("temporal", images.reshape(-1, *images.shape[2:]), train)
-        snippets = jnp.split(maps.reshape(*images.shape[:2], *maps.shape[1:]), config.snippets, 1)
-        snippets = [snippet.squeeze(1) for snippet in snippets]
+        maps = maps.reshape(*images.shape[:2], *maps.shape[1:])
+        if chosen is None:
+            return maps
+        maps = jax.vmap(lambda row, numbers: row[numbers])(maps, chosen)
+        return maps.reshape(-1, *maps.shape[2:])
+
+    def _motion(self, maps):
+        """Level 1: [B, T, h, w, c] -> the motion map [B, h, w, d1] and its pooled vector."""
+        config = self.config
+        snippets = [snippet.squeeze(1) for snippet in jnp.split(maps, config.snippets, 1)]
         if config.snippets == 1:
             motion = snippets[0]
         elif config.temporal_fusion == "concat":
@@ -300,8 +330,8 @@ class Pyramid(nn.Module):
         fuse = STCB(config.sketch_dims[2], config.sketch_seed, 3, name="level3")
         return self._normalize(fuse(features))
 
-    def _scores(self, pooled, attention, train):
-        """Class scores of each stream alone, averaged where there are two."""
+    def _scores(self, pooled, train):
+        """Class scores of the streams, averaged where there are two, and of each alone."""
         streams = {}
         if "spatial" in pooled:
             seen = pooled.get("attended", pooled["spatial"])
@@ -311,8 +341,7 @@ class Pyramid(nn.Module):
         weights = {"spatial": 1.0, "temporal": self.config.flow_weight}
         total = sum(weights[name] for name in streams)
         weighted = [weights[name] / total * scores for name, scores in streams.items()]
-        logits = sum(weighted[1:], start=weighted[0])
-        return Outputs(logits, attention, streams)
+        return sum(weighted[1:], start=weighted[0]), streams
 
     def _normalize(self, x):
         return unit_rms(x) if self.config.normalize else x

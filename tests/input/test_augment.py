@@ -64,8 +64,17 @@ def test_testing_boxes_are_those_of_tsn():
     assert views == [View(*place, 224, 224, flip) for flip in (False, True) for place in places]
     assert augment.test_views((256, 340), 0.875, 5) == views[:5]
     assert augment.test_views((256, 340), 0.875, 1) == views[:1]
-    with pytest.raises(ValueError, match="crops=3: choose 1"):
-        augment.test_views((256, 340), 0.875, 3)
+    with pytest.raises(ValueError, match="crops=4: choose 1"):
+        augment.test_views((256, 340), 0.875, 4)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_three_boxes_cover_the_frame_along_its_long_side(scale):
+    boxes = [(0, 42), (0, 0), (0, 84)]
+    views = augment.test_views((256, 340), scale, 3)
+    assert views == [View(y, x, 256, 256, False) for y, x in boxes]
+    upright = augment.test_views((340, 256), scale, 3)
+    assert upright == [View(x, y, 256, 256, False) for y, x in boxes]
 
 
 def test_a_box_of_the_crop_s_size_is_only_cut_out():

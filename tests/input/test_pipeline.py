@@ -14,6 +14,7 @@ import pytest
 
 from stpyramid_jax.input import augment, pipeline, sampling
 from stpyramid_jax.input.config import InputConfig
+from stpyramid_jax.input.pipeline import apart
 from stpyramid_jax.input.tfrecord import Shards, Video
 
 CONFIG = InputConfig(snippet_length=4, tau=(1, 3), test_tau=2, crop=20, threads=2)
@@ -83,13 +84,21 @@ def test_batches_have_the_promised_shapes(shards):
         "video": ((4,), "int32"),
     }
     assert batch["label"].tolist() == [shards.videos[v].label for v in batch["video"]]
-    batch = next(iter(pipeline.eval_batches(shards, ALL, CONFIG, 2, 5, 4)))
+    batch = next(pipeline.eval_batches(shards, ALL, CONFIG, 2, 5, 8, parts=2, snippets=10))
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
-        "rgb": ((4, 5, 20, 20, 3), "uint8"),
-        "flow": ((4, 5, 3, 20, 20, 8), "uint8"),
-        "label": ((4,), "int32"),
-        "video": ((4,), "int32"),
-        "mask": ((4,), "bool"),
+        "rgb": ((2, 4, 20, 20, 3), "uint8"),
+        "flow": ((2, 10, 20, 20, 8), "uint8"),
+        "snippets": ((2, 4, 3), "int32"),
+        "label": ((2, 4), "int32"),
+        "video": ((2, 4), "int32"),
+        "mask": ((2, 4), "bool"),
+    }
+    assert {name: (array.shape, array.dtype.name) for name, array in apart(batch).items()} == {
+        "rgb": ((8, 20, 20, 3), "uint8"),
+        "flow": ((8, 3, 20, 20, 8), "uint8"),
+        "label": ((8,), "int32"),
+        "video": ((8,), "int32"),
+        "mask": ((8,), "bool"),
     }
 
 
@@ -106,16 +115,20 @@ def test_a_sample_is_the_frame_in_the_middle_of_its_snippets():
         np.testing.assert_array_equal(frame, first[:, 0] + (2 * tau[:, 0] + 5) // 2)
 
 
+@pytest.mark.parametrize(("positions", "batch_size"), [(1, 1), (4, 6), (4, 200)])
 @pytest.mark.parametrize("length", [1, 4])
-def test_each_image_is_read_once_a_row(length):
-    config = InputConfig(snippet_length=length, test_tau=3, crop=8, threads=1)
+def test_each_image_is_read_once_for_all_views(length, positions, batch_size):
+    config = InputConfig(snippet_length=length, test_tau=3, crop=8, threads=4)
     source = Numbers([30, 5, 1])
-    rows = list(pipeline.eval_batches(source, np.arange(3), config, 1, 10, 1))
-    assert len(rows) == 3
+    batches = pipeline.eval_batches(source, np.arange(3), config, positions, 10, batch_size)
+    views = [apart(batch) for batch in batches]
+    assert sum(int(batch["mask"].sum()) for batch in views) == 3 * positions * 10
     assert max(Counter(source.reads).values()) == 1
     assert {kind for kind, *_ in source.reads} == {"rgb", "flow"}
     # Of the long clip exactly the fields in its snippets: with L = 1 not those between.
-    wanted = {k // 2 for k in rows[0]["flow"][0, 0, :, 0, 0, ::2].ravel().tolist()}
+    of_first = [batch["flow"][batch["mask"] & (batch["video"] == 0)] for batch in views]
+    # Mirrored or not, y of field k is 2 k + 1.
+    wanted = {int(k) // 2 for flow in of_first for k in flow[:, :, 0, 0, 1::2].ravel()}
     assert {k for kind, video, k in source.reads if (kind, video) == ("flow", 0)} == wanted
 
 
@@ -257,15 +270,50 @@ def test_epochs_draw_anew():
 
 
 def test_parts_of_an_evaluation_in_a_row_are_its_batches(shards):
-    whole = list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 4))
-    parts = [list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 4, p, 2)) for p in range(2)]
-    assert len(whole) == 4
+    """What only fills up the last batch too."""
+    whole = list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 8, parts=4))
+    halves = [
+        list(pipeline.eval_batches(shards, ALL, CONFIG, 2, 1, 8, p, 2, parts=2)) for p in range(2)
+    ]
+    assert len(whole) > 1
     together = [
-        {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
-        for halves in zip(*parts, strict=True)
+        {name: np.concatenate([half[name] for half in both]) for name in both[0]}
+        for both in zip(*halves, strict=True)
     ]
     assert_equal(whole, together)
-    assert whole[-1]["mask"].tolist() == [True, True, False, False]
+    assert sum(int(batch["mask"].sum()) for batch in whole) == 14
+    assert not whole[-1]["mask"][-1].any()
+    assert not whole[-1]["rgb"][-1].any()
+    assert not whole[-1]["flow"][-1].any()
+
+
+@pytest.mark.parametrize("streams", ["spatial", "temporal", "both"])
+@pytest.mark.parametrize("motion", ["flow", "rgb_difference"])
+def test_views_hang_neither_on_the_batch_nor_on_its_parts(shards, streams, motion):
+    """A batch of one view shares nothing."""
+    config = replace(CONFIG, streams=streams, motion=motion, crop=8)
+
+    def views(batch_size, **more):
+        batches = pipeline.eval_batches(shards, ALL, config, 3, 5, batch_size, **more)
+        found = [apart(batch) for batch in batches]
+        whole = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+        return {name: array[whole["mask"]] for name, array in whole.items()}
+
+    alone = views(1)
+    assert alone.keys() == {*config.inputs, "label", "video", "mask"}
+    assert alone["video"].tolist() == np.repeat(ALL, 15).tolist()
+    for batch_size, more in [(7, {}), (30, {"parts": 3}), (40, {"snippets": 5}), (200, {})]:
+        assert_equal([views(batch_size, **more)], [alone])
+
+
+def test_snippets_that_positions_share_are_there_once():
+    """Twenty positions 2 apart, tau 2, leave 22 snippets of 60, for each crop."""
+    source, config = Numbers([46]), replace(CONFIG, crop=8)
+    (batch,) = pipeline.eval_batches(source, ALL[:1], config, 20, 3, 60)
+    assert batch["mask"].sum() == 60
+    first = batch["flow"][0, :, 0, 0, 0]
+    assert len(np.unique(batch["snippets"])) == 66
+    assert Counter(first[:66].tolist()) == {4 * k: 3 for k in range(22)}
 
 
 @pytest.mark.parametrize(("positions", "batch_size", "count"), [(3, 4, 1), (5, 8, 2), (1, 2, 2)])
@@ -285,8 +333,9 @@ def test_evaluation_covers_every_position_once(positions, batch_size, count):
         )
         lengths.append(len(batches))
         for batch in batches:
+            batch = apart(batch)
             assert {len(array) for array in batch.values()} == {batch_size // count}
-            frames = batch["rgb"][:, 0, 0, 0, 0]
+            frames = batch["rgb"][:, 0, 0, 0]
             rows = zip(batch["video"].tolist(), frames.tolist(), batch["mask"], strict=True)
             found.update((video, t) for video, t, real in rows if real)
     assert found == expected
@@ -299,9 +348,16 @@ def test_frames_of_differences_are_read_once_and_no_flow(streams):
     for length in (1, 4):
         config = replace(CONFIG, motion="rgb_difference", streams=streams, snippet_length=length)
         source = Numbers([30, 5, 1])
-        rows = list(pipeline.eval_batches(source, np.arange(3), config, 1, 10, 1))
+        views = [
+            apart(batch) for batch in pipeline.eval_batches(source, np.arange(3), config, 1, 10, 10)
+        ]
         assert max(Counter(source.reads).values()) == 1
-        seen = {k for name in config.inputs for k in np.unique(rows[0][name]).tolist()}
+        seen = {
+            int(k)
+            for batch in views
+            for name in config.inputs
+            for k in np.unique(batch[name][batch["mask"] & (batch["video"] == 0)])
+        }
         assert {read for read in source.reads if read[1] == 0} == {("rgb", 0, k) for k in seen}
 
 
@@ -327,21 +383,24 @@ def test_frames_are_the_naive_ones(write_shards, tmp_path):
     write_shards(tmp_path, [16, 4, 2], families=("rgb",))
     shards = Shards(tmp_path)
     config = replace(CONFIG, motion="rgb_difference", snippets=2)
-    (batch,) = pipeline.eval_batches(shards, np.arange(3), config, 2, 10, 6)
-    assert batch["frames"].shape == (6, 10, 2, 5, 20, 20, 3)
+    (batch,) = pipeline.eval_batches(shards, np.arange(3), config, 2, 10, 60, snippets=120)
+    batch = apart(batch)
+    assert batch["frames"].shape == (60, 2, 5, 20, 20, 3)
     assert batch["frames"].dtype == np.uint8
+    # By video and position, then crop.
+    seen = batch["frames"].reshape(3, 10, 2, 2, 5, 20, 20, 3).swapaxes(1, 2)
     views = augment.test_views((48, 64), 0.875, 10)
-    for row, video in enumerate(batch["video"].tolist()):
+    for video, position in itertools.product(range(3), range(2)):
         last = shards.videos[video].frames - 1
-        sample = sampling.test_samples(last, 2, 2, 4, 2)[row % 2]
+        sample = sampling.test_samples(last, 2, 2, 4, 2)[position]
         for (crop, view), snippet, i in itertools.product(enumerate(views), range(2), range(5)):
             number = min(max(sample.starts[snippet] + i, 0), last)
             box = shards.rgb(video, number)[view.y :, view.x :][: view.height, : view.width]
             image = cv2.resize(box, (20, 20))
             image = image[:, ::-1] if view.flip else image
-            np.testing.assert_array_equal(batch["frames"][row, crop, snippet, i], image)
-    differences = np.diff(batch["frames"].astype(int), axis=3)
-    np.testing.assert_array_equal(differences[:, 5:], differences[:, :5, ..., ::-1, :])
+            np.testing.assert_array_equal(seen[video, position, crop, snippet, i], image)
+    differences = np.diff(seen.astype(int), axis=4)
+    np.testing.assert_array_equal(differences[:, :, 5:], differences[:, :, :5, ..., ::-1, :])
     assert differences.any()
 
 
@@ -349,7 +408,7 @@ def test_fields_without_the_motion_of_the_camera_come_from_their_family(write_sh
     write_shards(tmp_path, [16, 12], families=("rgb", "flow", "warped"))
     shards, config = Shards(tmp_path), replace(CONFIG, crop=42)  # the side of the box
     flow, warped = (
-        next(iter(pipeline.eval_batches(shards, np.arange(2), of, 1, 1, 2)))["flow"]
+        apart(next(pipeline.eval_batches(shards, np.arange(2), of, 1, 1, 2)))["flow"]
         for of in (config, replace(config, motion="warped"))
     )
     for video in range(2):
@@ -357,7 +416,7 @@ def test_fields_without_the_motion_of_the_camera_come_from_their_family(write_sh
         for family, seen in (("flow", flow), ("warped", warped)):
             field = next(shards.flow(video, sample.starts[1] + 3, 1, family))
             cut = field[:, 3:45, 11:53]  # the centre, 42 of 48 x 64
-            np.testing.assert_array_equal(seen[video, 0, 1, :, :, 6:8], np.moveaxis(cut, 0, -1))
+            np.testing.assert_array_equal(seen[video, 1, :, :, 6:8], np.moveaxis(cut, 0, -1))
     assert (flow != warped).any()
 
 
@@ -387,7 +446,7 @@ def test_a_data_set_without_the_motion_is_refused(families, motion, line, write_
     with pytest.raises(ValueError, match=line):
         pipeline.eval_batches(shards, np.arange(2), config, 1, 1, 2)
     spatial = replace(config, streams="spatial")  # does not need it
-    assert next(iter(pipeline.eval_batches(shards, np.arange(2), spatial, 1, 1, 2)))["mask"].all()
+    assert next(pipeline.eval_batches(shards, np.arange(2), spatial, 1, 1, 2))["mask"].all()
 
 
 @pytest.mark.parametrize(("streams", "kept"), [("spatial", "rgb"), ("temporal", "flow")])
@@ -433,5 +492,7 @@ def test_impossible_requests_are_refused(shards):
         take(1, shards, 5, 0, process_count=2)
     with pytest.raises(ValueError, match="video 'n0' has one frame"):
         take(1, Numbers([3, 0]), 2, 0, videos=np.arange(2))
-    with pytest.raises(ValueError, match="crops=3: choose 1"):
-        next(iter(pipeline.eval_batches(shards, ALL, CONFIG, 1, 3, 1)))
+    with pytest.raises(ValueError, match="crops=4: choose 1"):
+        next(pipeline.eval_batches(shards, ALL, CONFIG, 1, 4, 1))
+    with pytest.raises(ValueError, match="batch_size=6: must divide among 4 devices"):
+        pipeline.eval_batches(shards, ALL, CONFIG, 1, 1, 6, parts=4)

@@ -48,13 +48,26 @@ def test_testing_samples_lie_inside_and_spread_evenly(num_fields, n, snippets, l
     for sample in samples:
         check(sample, num_fields, snippets, length)
     firsts = np.array([sample.starts[0] for sample in samples])
-    room = num_fields - sampling.window_size(snippets, length, samples[0].tau)
-    if n > 1 and room >= 0:
-        assert (firsts[0], firsts[-1]) == (0, room)
-        assert np.ptp(np.diff(firsts)) <= 1
-    else:
+    tau = samples[0].tau
+    room = num_fields - sampling.window_size(snippets, length, tau)
+    if n == 1 or room < 0:
         assert np.ptp(firsts) == 0
         assert abs(2 * firsts[0] - room) <= 1
+        return
+    grids = [g for g in range(1, tau + 1) if tau % g == 0 and g * (n - 1) <= room]
+    grid = max(grids, default=1) if snippets > 1 else 1
+    assert (np.diff(firsts) % grid == 0).all()
+    assert 0 <= firsts[0] < grid
+    assert 0 <= room - firsts[-1] < grid
+    assert abs(firsts[0] - (room - firsts[-1])) <= 1  # in the middle of the clip
+    assert np.ptp(np.diff(firsts)) <= grid  # even but for the grid
+
+
+def test_windows_share_snippets():
+    """25 windows over 170 fields start 6 fields apart or 12: of 75 snippets 27 are left."""
+    starts = [s.starts for s in sampling.test_samples(170, 25, 3, 10, 6)]
+    assert set(np.diff([first for first, *_ in starts]).tolist()) == {6}
+    assert len({start for window in starts for start in window}) == 27
 
 
 @given(clips, snippets, lengths, taus)
@@ -98,10 +111,13 @@ def test_one_snippet_is_consecutive_fields_around_the_frame():
 
 
 def test_positions_of_a_known_clip():
-    # 100 fields, window (3 - 1) 5 + 10 = 20: 25 starts over 0..80, 3 or 4 apart.
-    samples = sampling.test_samples(100, 25, 3, 10, 5)
-    assert [sample.starts[0] for sample in samples[:5]] == [0, 3, 6, 10, 13]
-    assert samples[-1] == sampling.Sample(t=90, starts=(80, 85, 90), tau=5)
+    # 100 fields, window (3 - 1) 6 + 10 = 22: 25 starts over 0..78, 3 or 6 apart.
+    samples = sampling.test_samples(100, 25, 3, 10, 6)
+    assert [sample.starts[0] for sample in samples[:5]] == [0, 3, 6, 9, 12]
+    assert samples[-1] == sampling.Sample(t=89, starts=(78, 84, 90), tau=6)
+    # One snippet shares with no other: 90 fields of room, as Temporal Segment Networks have it.
+    samples = sampling.test_samples(100, 25, 1, 10, 6)
+    assert [sample.starts[0] for sample in samples[:5]] == [0, 3, 7, 11, 15]
 
 
 def test_a_clip_shorter_than_a_snippet_repeats_its_ends():

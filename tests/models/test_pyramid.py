@@ -9,58 +9,14 @@ import pytest
 
 from stpyramid_jax.models.backbones import BACKBONES
 from stpyramid_jax.models.pyramid import MODELS, ModelConfig, create_model, named_model
-
-SIDE = 16  # a map of 2 x 2
-
-
-def config_of(name="D", **fields):
-    small = {"num_classes": 5, "backbone": "convnet", "snippet_length": 2, "head_std": 0.1}
-    return ModelConfig(**(small | {"sketch_dims": (32, 48, 64)} | named_model(name) | fields))
-
-
-def inputs_of(config, seed=0, batch=2, side=SIDE):
-    """All inputs, whether the model reads them or not."""
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "rgb": (batch, side, side, 3),
-        "flow": (batch, config.snippets, side, side, 2 * config.snippet_length),
-        "frames": (batch, config.snippets, config.snippet_length + 1, side, side, 3),
-    }
-    return {name: rng.integers(0, 256, shape).astype(np.uint8) for name, shape in shapes.items()}
-
-
-def variables_of(model, inputs, seed=0):
-    """Distributed as at a start, without compiling the start of every model."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, leaf):
-        level, name = path[1].key, path[-1].key
-        if name == "hash":
-            bins = model.config.sketch_dims[int(level[-1]) - 1]
-            return rng.integers(0, bins, leaf.shape, np.int32)
-        if name == "sign":
-            return rng.choice([-1.0, 1.0], leaf.shape).astype(np.float32)
-        if name == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
-            std = model.config.head_std if "head" in level else 1 / np.sqrt(fan_in)
-            return rng.normal(0, std, leaf.shape).astype(np.float32)
-        return np.full(leaf.shape, float(name in ("scale", "var")), np.float32)
-
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-@functools.cache
-def built(name="D", **fields):
-    """(a forward pass of inputs, variables, inputs) of a model."""
-    config = config_of(name, **fields)
-    model, inputs = create_model(config), inputs_of(config)
-    variables = variables_of(model, inputs)
-    return functools.partial(model.apply, variables, train=False), variables, inputs
-
-
-def logits_change(forward, inputs, **changed):
-    return np.abs(forward(inputs | changed).logits - forward(inputs).logits).max()
+from tests.models.small_pyramids import (
+    SIDE,
+    built,
+    config_of,
+    inputs_of,
+    logits_change,
+    variables_of,
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -314,66 +270,6 @@ def test_sizes_of_the_paper():
     assert sum(leaf.size for leaf in jax.tree.leaves(params["attention"])) == 131_136 + 65
     lengths = [x["hash"].size for x in variables["sketch"]["level3"]["inputs"]]
     assert lengths == [512, 512, 1024]
-
-
-# Gradients
-
-
-@functools.cache
-def started():
-    """(loss and gradient of parameters and inputs, parameters, inputs) of D at the paper's size."""
-    config = config_of("D", sketch_dims=(1024, 2048, 4096), head_std=0.001, dropout=0.0)
-    model = create_model(config)
-    inputs = jax.tree.map(np.float32, inputs_of(config, batch=4, side=32))
-    variables = variables_of(model, inputs)
-    labels = np.arange(4)
-
-    def loss(params, inputs):
-        outputs, _ = model.apply(
-            variables | {"params": params}, inputs, train=True, mutable=["batch_stats"]
-        )
-        return -jax.nn.log_softmax(outputs.logits)[labels, labels].mean()
-
-    return jax.jit(jax.value_and_grad(loss)), variables["params"], inputs
-
-
-def norm(tree):
-    return float(np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(tree))))
-
-
-def test_the_head_learns_at_the_published_rate():
-    """A step of 0.001 moves the scores by about 0.001 x 4096 x (y - p) with features of unit RMS.
-    With features of unit norm it would be 0.001 x (y - p), and the loss would stay at ln 5."""
-    value_and_grad, params, inputs = started()
-    before, gradient = value_and_grad(params, inputs)
-    after, _ = value_and_grad(jax.tree.map(lambda p, g: p - 0.001 * g, params, gradient), inputs)
-    assert before == pytest.approx(np.log(5), abs=0.1)
-    assert before - after > 0.2
-
-
-def test_gradients_of_all_levels_have_a_sane_size_at_the_start():
-    """Relative to their parameters: a first step of 0.001 changes no trunk by more than a percent,
-    and one rate suits all, since none moves thirty times slower than another."""
-    value_and_grad, params, inputs = started()
-    _, gradient = value_and_grad(params, inputs)
-    relative = {key: norm(gradient[key]) / norm(params[key]) for key in params if key != "head"}
-    assert set(relative) == {"spatial", "temporal", "attention"}
-    assert max(relative.values()) < 10
-    assert max(relative.values()) < 30 * min(relative.values())
-
-
-@pytest.mark.parametrize("blank", ["flow", "rgb", "both"])
-def test_gradients_are_finite_where_nothing_moves_or_shows(blank):
-    """A grey of 127.5 is zero in the network's units: maps, spectra and products all vanish."""
-    value_and_grad, params, inputs = started()
-    grey = {
-        key: np.full_like(value, 127.5) if blank in (key, "both") else value
-        for key, value in inputs.items()
-    }
-    loss, gradient = value_and_grad(params, grey)
-    assert np.isfinite(loss)
-    for leaf in jax.tree.leaves(gradient):
-        assert np.isfinite(leaf).all()
 
 
 def test_jit_and_floating_bytes_change_nothing():
