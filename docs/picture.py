@@ -4,30 +4,17 @@ python docs/picture.py --workdir=demo/run --shards=demo/shards --out=docs/attent
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-import cv2
-import jax
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from jax.nn import softmax
 
+from stpyramid_jax.evaluation.observation import observe
+from stpyramid_jax.evaluation.report.figures import new_figure, save, short
 from stpyramid_jax.experiment import load_experiment
-from stpyramid_jax.input.pipeline import eval_batches
 from stpyramid_jax.input.tfrecord import Shards
-from stpyramid_jax.models.pyramid import create_model
-from stpyramid_jax.preparation.sources.flow import BOUND
-from stpyramid_jax.preparation.verification.contact import flow_colours
 from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.sharding import make_mesh
-
-
-def flow_picture(snippet: np.ndarray) -> np.ndarray:
-    """A snippet's mean displacement in colour."""
-    mean = np.stack([snippet[..., axis::2].mean(-1) for axis in (0, 1)], -1)
-    flow = (mean - 127.5) * 2 * BOUND / 255
-    return flow_colours(flow, max(np.linalg.norm(flow, axis=-1).max(), 0.6))
 
 
 def main() -> None:
@@ -38,43 +25,29 @@ def main() -> None:
     args = parser.parse_args()
 
     experiment, _ = load_experiment(args.workdir)
-    shards = Shards(args.shards)
-    variables = load_trained(experiment, args.workdir, make_mesh()).variables
-    if not (experiment.model.attention and experiment.input.inputs == ("rgb", "flow")):
-        parser.error(f"--workdir={args.workdir}: its model has no attention or sees no flow")
+    if not experiment.model.attention:
+        parser.error(f"--workdir={args.workdir}: its model has no attention")
+    shards, mesh = Shards(args.shards), make_mesh()
     clips = shards.select(experiment.data.split, "test")
     labels = np.array([shards.videos[clip].label for clip in clips])
-    shown = np.array([clips[labels == k][0] for k in np.unique(labels)])
-    config = dataclasses.replace(experiment.input, threads=1)
-    batch = next(iter(eval_batches(shards, shown, config, 1, 1, len(shown))))
-    inputs = {name: batch[name][:, 0] for name in ("rgb", "flow")}
-    model = create_model(experiment.model)
-    outputs = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, inputs)
-    probabilities = np.asarray(jax.nn.softmax(outputs.logits))
+    first = np.unique(labels, return_index=True)[1]  # clip of each class
+    variables = load_trained(experiment, args.workdir, mesh).variables
+    observations = observe(experiment, shards, variables, clips[first], mesh)
+    probabilities = np.asarray(softmax(observations.scores))
 
-    figure = Figure(figsize=(1.75 * len(shown), 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(3, len(shown))
-    for column, (frame, flow, weights) in enumerate(
-        zip(inputs["rgb"], inputs["flow"], np.asarray(outputs.attention), strict=True)
-    ):
-        guess = int(probabilities[column].argmax())
-        size = frame.shape[1::-1]
-        heat = cv2.resize(weights / weights.max(), size, interpolation=cv2.INTER_LINEAR)
-        axes[0, column].imshow(frame)
-        axes[1, column].imshow(flow_picture(flow[len(flow) // 2]))
-        axes[2, column].imshow(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cmap="gray")
-        axes[2, column].imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-        axes[0, column].set_title(shards.classes[batch["label"][column]], fontsize=10)
-        axes[2, column].set_xlabel(
-            f"{shards.classes[guess]} {probabilities[column, guess]:.0%}", fontsize=9
-        )
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for row, name in enumerate(("frame", "flow, middle snippet", "attention")):
-        axes[row, 0].set_ylabel(name, fontsize=10)
-    figure.savefig(args.out, dpi=110)
+    figure = new_figure(1.75 * len(first), 5.6)
+    columns = figure.subplots(3, len(first), squeeze=False).T
+    for number, (column, label) in enumerate(zip(columns, labels[first], strict=True)):
+        pictures, guess = observations.look(number), int(probabilities[number].argmax())
+        for axes, (name, picture) in zip(column, pictures.items(), strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            if number == 0:
+                axes.set_ylabel("flow, middle snippet" if name == "motion" else name)
+        column[0].set_title(short(shards.classes[label]), fontsize=10)
+        answer = f"{short(shards.classes[guess])} {probabilities[number, guess]:.0%}"
+        column[-1].set_xlabel(answer, fontsize=9)
+    save(figure, args.out)
 
 
 if __name__ == "__main__":
