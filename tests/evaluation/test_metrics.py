@@ -1,6 +1,7 @@
 """Accuracies against their definitions."""
 
 import numpy as np
+import pytest
 from sklearn import metrics as reference
 
 from stpyramid_jax.evaluation import metrics
@@ -39,3 +40,58 @@ def test_a_tie_is_no_hit():
     """A network that gives every class one score has learnt nothing and gets nothing."""
     assert metrics.topk_accuracy(np.zeros((5, 3)), np.zeros(5, int), 1) == 0
     assert metrics.topk_accuracy(np.full((5, 3), np.nan), np.zeros(5, int), 1) == 0
+
+
+def test_an_interval_is_that_of_drawing_clips_within_classes():
+    """Beside drawing the clips themselves, by numbers and not by counts."""
+    labels = np.repeat([0, 1, 3], [30, 12, 5])
+    values = np.random.default_rng(1).choice([-1, 0, 1], 47, p=[0.2, 0.3, 0.5])
+    over_clips, over_classes = metrics.resampled(values, labels)
+    rng, expected = np.random.default_rng(2), []
+    for _ in range(5_000):
+        own = [rng.choice(values[labels == k], (labels == k).sum()) for k in (0, 1, 3)]
+        expected.append((np.concatenate(own).mean(), np.mean([x.mean() for x in own])))
+    for found, drawn in zip((over_clips, over_classes), np.transpose(expected), strict=True):
+        assert found.mean() == pytest.approx(drawn.mean(), abs=0.01)
+        assert found.std() == pytest.approx(drawn.std(), rel=0.05)
+        np.testing.assert_allclose(metrics.interval(found), metrics.interval(drawn), atol=0.03)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Of 150 test parts of 115 clips in ten classes, some 95 % of the intervals hold the truth."""
+    rng, labels = np.random.default_rng(0), np.arange(115) % 10
+    truth = np.linspace(0.6, 0.95, 10)
+    covered = []
+    for _ in range(150):
+        right = rng.random(115) < truth[labels]
+        scores = np.eye(11)[np.where(right, labels, 10)]
+        low, high = metrics.intervals(scores, labels)["mean_class_accuracy_interval"]
+        covered.append(low <= truth.mean() <= high)
+    assert 0.87 < np.mean(covered) < 0.99  # it is somewhat narrow for few clips
+
+
+def test_intervals_hold_their_accuracies_and_narrow_with_clips():
+    widths = []
+    for clips in (100, 400, 1600):
+        scores, labels = draw(clips=clips)
+        found = metrics.intervals(scores, labels)
+        accuracies = {
+            "top1_interval": metrics.topk_accuracy(scores, labels, 1),
+            "mean_class_accuracy_interval": metrics.mean_class_accuracy(
+                metrics.confusion(scores, labels)
+            ),
+        }
+        assert found.keys() == accuracies.keys()
+        for key, (low, high) in found.items():
+            assert low < accuracies[key] < high
+        widths.append(np.ptp(found["top1_interval"]))
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)
+    assert widths[1] / widths[2] == pytest.approx(2, rel=0.25)
+
+
+def test_draws_of_another_seed_are_others():
+    """Splits whose clips are drawn alike would seem to say the same thing twice."""
+    values, labels = np.arange(40) % 2, np.repeat([0, 1], 20)
+    first, second = (metrics.resampled(values, labels, seed)[1] for seed in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    np.testing.assert_array_equal(first, metrics.resampled(values, labels, 0)[1])
