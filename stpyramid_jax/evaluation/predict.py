@@ -1,102 +1,218 @@
-"""Classes of one video file: decode, flow, forward; the most probable first."""
+"""Classes of video files: decode, flow, forward; the most probable first."""
 
+import functools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-import cv2
+import jax
 import numpy as np
+from jaxtyping import Array
 
-from stpyramid_jax.evaluation.protocol import clip_scores, jitted_forward
-from stpyramid_jax.experiment import load_experiment
-from stpyramid_jax.input.config import InputConfig
+from stpyramid_jax.evaluation.overlay import write_overlay
+from stpyramid_jax.evaluation.protocol import Forward, clip_scores, jitted_forward
+from stpyramid_jax.evaluation.timeline import (
+    WINDOWS,
+    Look,
+    Window,
+    moments,
+    windows,
+    write_timeline,
+)
+from stpyramid_jax.evaluation.videos import Clip, find_videos, frame_rate, shown
+from stpyramid_jax.experiment import Experiment, load_experiment
 from stpyramid_jax.input.pipeline import eval_batches
-from stpyramid_jax.input.sampling import numbers, test_samples
-from stpyramid_jax.input.tfrecord import Video
-from stpyramid_jax.models.pyramid import create_model
-from stpyramid_jax.preparation.sources.decode import frames
-from stpyramid_jax.preparation.sources.flow import flow_fields
-from stpyramid_jax.progress import say
+from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
+from stpyramid_jax.performance import compiler_options
+from stpyramid_jax.preparation.annotations.listing import refuse
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo
+from stpyramid_jax.preparation.writing.disk import write
+from stpyramid_jax.progress import progress_bar, say
 from stpyramid_jax.training.checkpoint import load_trained
-from stpyramid_jax.training.sharding import make_mesh, round_up
+from stpyramid_jax.training.sharding import make_mesh, replicated, round_up, shard_batch
 
 
-def predict(workdir: Path, video: Path) -> list[tuple[str, float]]:
-    """Every class with its probability, the most probable first.
+@dataclass(frozen=True)
+class Prediction:
+    """Every class of a video with its probability, the most probable first."""
+
+    video: Path
+    probabilities: Mapping[str, float]
+
+
+def predict(
+    workdir: Path,
+    videos: str,
+    out: Path | None = None,
+    timeline: bool = False,
+    overlay: Path | None = None,
+) -> Iterator[Prediction]:
+    """Predicts one video after the other, and at the end writes `predictions.json` to `out`.
 
     The views are those of the run's evaluation, at the frame size and with the flow of the data
     set it was trained on, but for the shards' JPEG compression. A video of any length is decoded
-    twice and never held in memory; flow is computed only where a view needs it, if the model does.
+    in passes and never held in memory; flow is computed only where a view needs it, if the model
+    does. Nothing is compiled again for the next video.
+
+    Args:
+      videos: a file, a folder (all files below it with a suffix of video) or a pattern of `glob`.
+      out: folder, by default `predictions` in the workdir.
+      timeline: also slides a window over each video (`write_timeline`); of `a/b.avi` below the
+        folder of all, a table `a/b.avi.csv` and a picture `a/b.avi.png` in `out`.
+      overlay: also writes this MP4, of a single video (`write_overlay`).
 
     Raises:
-      ValueError: no trained run in the workdir, or a video that does not decode or is too short.
+      ValueError: before all else, no trained run, no video, or an overlay that cannot be; after
+        all videos are done, a line for each that does not decode or is too short.
+    """
+    paths = find_videos(videos)
+    if overlay:
+        _check_overlay(overlay, paths)
+    run = load_run(workdir)
+    config, settings = run.experiment.input, run.experiment.evaluation
+    out = out or workdir / "predictions"
+    base = os.path.commonpath([path.parent for path in paths]) or "."
+    rows, faults = [], []
+    try:
+        for path in paths:
+            try:
+                clip = Clip(path, run.size, run.method, config, settings.positions)
+                found = Prediction(path, _probabilities(run, clip))
+                if timeline or overlay:
+                    file = out / f"{os.path.relpath(path, base)}.csv" if timeline else None
+                    _watch(run, path, clip.videos[0].frames, file, overlay)
+            except UnreadableVideo as error:
+                faults.append(f"{path}: {error}")
+                rows.append({"video": str(path), "error": str(error)})
+            else:
+                rows.append({"video": str(path), "probabilities": found.probabilities})
+                yield found
+    finally:  # what was done by then is worth keeping
+        protocol = f"{settings.positions} positions x {settings.crops} crops"
+        record = {"protocol": protocol, "step": run.step, "videos": rows}
+        out.mkdir(parents=True, exist_ok=True)
+        write(out / "predictions.json", (json.dumps(record, indent=2) + "\n").encode())
+    say(f"predictions: {out}")
+    refuse(faults)
+
+
+def table(prediction: Prediction) -> str:
+    """The five most probable classes, as text for a terminal."""
+    best = list(prediction.probabilities.items())[:5]
+    return "\n".join([shown(prediction.video), *(f"{p:8.2%}  {name}" for name, p in best)])
+
+
+def _check_overlay(overlay: Path, paths: Sequence[Path]) -> None:
+    if len(paths) > 1:
+        raise ValueError(f"--overlay={shown(overlay)}: shows one video; --video gives {len(paths)}")
+    if overlay.suffix.lower() != ".mp4" or overlay.is_dir():
+        raise ValueError(f"--overlay={shown(overlay)}: give the name of an .mp4 file")
+    if overlay.exists() and overlay.samefile(paths[0]):
+        raise ValueError(f"--overlay={shown(overlay)}: is the video itself; give another name")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network with what it must know of its data set, and its compiled forms.
+
+    `forward` gives class scores of the views of a clip, `look` all of a single view.
+    """
+
+    experiment: Experiment
+    classes: Sequence[str]
+    size: tuple[int, int]
+    method: str
+    variables: Any
+    step: int
+    mesh: jax.sharding.Mesh
+    forward: Forward
+    look: Look
+
+
+def load_run(workdir: Path) -> Run:
+    """The trained run of a workdir.
+
+    Raises:
+      ValueError: there is none.
     """
     experiment, dataset = load_experiment(workdir)
     mesh = make_mesh()
-    variables = load_trained(experiment, workdir, mesh).variables
-    settings = experiment.evaluation
-    size, method = (dataset["size"][0], dataset["size"][1]), dataset["flow"]
+    trained = load_trained(experiment, workdir, mesh)
+    method = dataset["flow"]
     if method == "images" and "flow" in experiment.input.inputs:
         method = "tvl1"
-        say("flow: the data set's was given as images; of this video it is computed by tvl1")
-    try:
-        clip = Clip(video, size, method, experiment.input, settings.positions)
-    except ValueError as error:
-        raise ValueError(f"{video}: {error}") from error
-    rows = round_up(min(settings.batch_size, settings.positions), mesh)
-    batches = eval_batches(
-        clip, np.zeros(1, np.int64), experiment.input, settings.positions, settings.crops, rows
+        say("flow: the data set's was given as images; of a video it is computed by tvl1")
+    model = create_model(experiment.model)
+    return Run(
+        experiment,
+        dataset["classes"],
+        (dataset["size"][0], dataset["size"][1]),
+        method,
+        trained.variables,
+        trained.step,
+        mesh,
+        jitted_forward(model, mesh),
+        _looker(model, trained.variables, mesh),
     )
-    step = jitted_forward(create_model(experiment.model), mesh)
-    scores = clip_scores(variables, step, batches, mesh)[0]
+
+
+def _looker(model: Pyramid, variables: Any, mesh: jax.sharding.Mesh) -> Look:
+    @functools.partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options())
+    def forward(variables, images: Mapping[str, Array]):
+        outputs = cast(Outputs, model.apply(variables, images, train=False))
+        return jax.nn.softmax(outputs.logits), outputs.attention
+
+    def look(images):
+        with jax.set_mesh(mesh):
+            return jax.device_get(forward(variables, shard_batch(images, mesh)))
+
+    return look
+
+
+def _probabilities(run: Run, clip: Clip) -> dict[str, float]:
+    settings, config = run.experiment.evaluation, run.experiment.input
+    total = settings.positions * settings.crops
+    views = round_up(min(settings.batch_size, total), run.mesh)
+    batches = eval_batches(
+        clip,
+        np.zeros(1, np.int64),
+        config,
+        settings.positions,
+        settings.crops,
+        views,
+        parts=run.mesh.size,
+        # Whatever a video's views share, one shape serves all: half of the room beyond one each.
+        snippets=views // run.mesh.size * (config.snippets + 1) // 2,
+    )
+    scores = clip_scores(run.variables, run.forward, batches, run.mesh)[0]
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities)
-    return [(dataset["classes"][k], float(probabilities[k])) for k in order]
+    order = np.argsort(-probabilities, kind="stable")
+    return {run.classes[k]: float(probabilities[k]) for k in order}
 
 
-class Clip:
-    """A video file as a source of one clip, holding only what evaluation will ask of it."""
+def _watch(
+    run: Run, path: Path, num_frames: int, timeline: Path | None, overlay: Path | None
+) -> None:
+    """One pass over a video for its timeline, its overlay, or both."""
+    config, rate = run.experiment.input, frame_rate(path)
+    with progress_bar(num_frames, f"frames of {shown(path.name)}") as show:
+        coming = _told(windows(path, run.size, run.method, config), show)
+        found = moments(coming, config, run.look, round_up(WINDOWS, run.mesh))
+        if timeline:
+            timeline.parent.mkdir(parents=True, exist_ok=True)
+            found = write_timeline(found, timeline, shown(path.name), run.classes, rate)
+        if overlay:
+            overlay.parent.mkdir(parents=True, exist_ok=True)
+            write_overlay(found, path, overlay, run.classes, rate, config.test_scale)
+        deque(found, maxlen=0)  # what the overlay has not drawn from it
 
-    def __init__(
-        self,
-        path: Path,
-        size: tuple[int, int],
-        method: str,
-        config: InputConfig,
-        positions: int,
-    ):
-        count = sum(1 for _ in frames(path))
-        if count < config.snippet_length + 1:
-            raise ValueError(
-                f"has {count} frames, fewer than the {config.snippet_length + 1} of one snippet"
-            )
-        samples = test_samples(
-            count - 1, positions, config.snippets, config.snippet_length, config.test_tau
-        )
-        pictures: set[int] = set()
-        wanted: set[int] = set()  # fields
-        for sample in samples:
-            chosen = numbers(sample, count - 1, config.snippet_length, config.inputs)
-            for name, records in chosen.items():
-                (wanted if name == "flow" else pictures).update(records.ravel().tolist())
-        self.directory, self.families = path.parent, config.families
-        self.videos = (Video(path.name, -1, "", count, count - 1, 0, {}),)
-        self._frames: dict[int, np.ndarray] = {}
-        self._fields: dict[int, np.ndarray] = {}
-        run: list[int] = []  # frames in a row whose flow is wanted
-        images: list[np.ndarray] = []
-        for number, image in enumerate(frames(path, size)):
-            if number in pictures:
-                self._frames[number] = image
-            if number in wanted or number - 1 in wanted:
-                run.append(number)
-                images.append(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-            if run and number not in wanted:
-                fields = flow_fields(images, method, (config.motion,))
-                self._fields |= zip(run, (field for (field,) in fields), strict=False)
-                run, images = [], []
 
-    def rgb(self, video: int, frame: int) -> np.ndarray:
-        return self._frames[frame]
-
-    def flow(self, video: int, start: int, length: int, family: str = "flow") -> np.ndarray:
-        return np.stack([self._fields[number] for number in range(start, start + length)])
+def _told(coming: Iterator[Window], show: Callable[[int], None]) -> Iterator[Window]:
+    for window in coming:
+        show(window.start)
+        yield window

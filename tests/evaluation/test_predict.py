@@ -1,17 +1,31 @@
-"""A video file as a source of views: what the model looks at, nothing else, and as evaluated."""
+"""Videos to predict: found, read as the evaluation reads them, and told one by one."""
 
+import csv
+import dataclasses
+import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import cv2
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
-from stpyramid_jax.evaluation import predict
+from stpyramid_jax.evaluation import predict as predicting
+from stpyramid_jax.evaluation import videos
+from stpyramid_jax.evaluation.predict import predict, table
+from stpyramid_jax.evaluation.protocol import jitted_forward
+from stpyramid_jax.evaluation.videos import Clip, find_videos, frame_rate
+from stpyramid_jax.experiment import build_experiment, default_config
 from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.pipeline import eval_batches
+from stpyramid_jax.models.pyramid import create_model
 from stpyramid_jax.preparation.sources.decode import frames
 from stpyramid_jax.preparation.sources.flow import flow_fields
+from stpyramid_jax.training.sharding import AXES
 
 SIZE = (64, 48)
 
@@ -50,13 +64,13 @@ def test_a_video_gives_the_views_of_the_whole_clip(clip, streams, motion, monkey
         streams=streams, motion=motion, snippets=2, snippet_length=3, test_tau=7, crop=24, threads=1
     )
     if "flow" not in config.inputs:
-        monkeypatch.setattr(predict, "flow_fields", None)  # not computed
-    source = predict.Clip(clip.path, SIZE, "dis", config, positions=4)
+        monkeypatch.setattr(videos, "flow_fields", None)  # not computed
+    source = Clip(clip.path, SIZE, "dis", config, positions=4)
     whole = Whole(clip, source)
     (batch,), (expected,) = (
         eval_batches(of, np.zeros(1, int), config, 4, 1, 4) for of in (source, whole)
     )
-    assert batch.keys() == expected.keys() == {*config.inputs, "label", "video", "mask"}
+    assert batch.keys() == expected.keys() >= {*config.inputs, "video", "mask"}
     for name, array in expected.items():
         np.testing.assert_array_equal(batch[name], array, err_msg=name)
     # It holds what is asked for, and no more of a video that may be long.
@@ -64,3 +78,189 @@ def test_a_video_gives_the_views_of_the_whole_clip(clip, streams, motion, monkey
     held |= {(motion, number) for number in source._fields}
     assert held == set(whole.asked)
     assert len(held) < len(clip.images)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.AVI", "a/c.mp4", "a/x[1].mov", ".hidden.avi", "a/notes.txt", "a/d/é b\n.mkv"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "videos"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("", ["a/c.mp4", "a/d/é b\n.mkv", "a/x[1].mov", "b.AVI"]),
+        ("a/x[1].mov", ["a/x[1].mov"]),  # a name before it is a pattern
+        ("a/notes.txt", ["a/notes.txt"]),  # who asks for it by name gets it
+        ("*", ["b.AVI"]),  # no folders
+        ("**/*.m*", ["a/c.mp4", "a/d/é b\n.mkv", "a/x[1].mov"]),
+    ],
+)
+def test_videos_are_a_file_a_folder_or_a_pattern(folder, name, found):
+    assert find_videos(str(folder / name)) == [folder / path for path in found]
+
+
+@pytest.mark.parametrize("name", ["missing.avi", "*.flac", "x" * 300, "a\nb.avi"])
+def test_no_video_at_all_is_refused_in_one_line(folder, name):
+    with pytest.raises(ValueError, match=r"--video=.*: no such file") as error:
+        find_videos(str(folder / name))
+    assert "\n" not in str(error.value)
+
+
+def write_video(path, count, size=(64, 48), rate=25):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate, width=size[0], height=size[1])
+        for _ in range(count):
+            image = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_the_rate_is_the_container_s(tmp_path):
+    for rate in (12, 25, 60):
+        assert frame_rate(write_video(tmp_path / f"{rate}.avi", 5, rate=rate)) == rate
+
+
+CLASSES = ("Jump", "Run", "Swing", "Hop", "Act", "Sit")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A run of a small model D that was never trained."""
+    config = default_config().to_dict()
+    config["data"]["dir"] = "nowhere"
+    config["training"] |= {"steps": 1, "batch_size": 8}
+    config["input"] |= {"crop": 32, "test_tau": 3, "threads": 1}
+    config["model"] |= {"backbone": "convnet", "snippets": 2, "snippet_length": 4}
+    config["model"] |= {"sketch_dims": (8, 8, 8), "head_std": 1.0}
+    config["evaluation"] |= {"positions": 3, "crops": 1, "batch_size": 8}
+    config["optimizer"]["learning_rate"] = 0.1
+    experiment = build_experiment(config, len(CLASSES))
+    model = create_model(experiment.model)
+    mesh = Mesh(np.reshape(jax.devices()[:1], (1, 1)), AXES, axis_types=(AxisType.Auto,) * 2)
+    inputs = {"rgb": np.zeros((1, 32, 32, 3)), "flow": np.zeros((1, 2, 32, 32, 8))}
+    variables = jax.jit(lambda: model.init(jax.random.key(0), inputs, train=False))()
+    look = predicting._looker(model, variables, mesh)
+    forward = jitted_forward(model, mesh)
+    return predicting.Run(experiment, CLASSES, (64, 48), "dis", variables, 7, mesh, forward, look)
+
+
+@pytest.fixture
+def run(network, monkeypatch):
+    monkeypatch.setattr(predicting, "load_run", lambda workdir: network)
+    return network
+
+
+def test_videos_are_predicted_one_by_one_and_what_is_none_is_told_at_the_end(run, tmp_path):
+    folder = tmp_path / "videos"
+    good = [
+        write_video(folder / "a.avi", 30),
+        write_video(folder / "b/a.avi", 9, (90, 20), rate=10),
+        write_video(folder / "b/z.mp4", 5),
+    ]
+    (folder / "b" / "no\nvideo.avi").write_bytes(b"words")
+    write_video(folder / "short.avi", 3)
+    done = []
+    with pytest.raises(ValueError, match=r"no\\nvideo.avi: does not decode") as error:
+        done.extend(predict(tmp_path, str(folder), timeline=True))
+    assert len(str(error.value).splitlines()) == 2
+    assert "short.avi: has 3 frames, fewer than the 5 of one snippet" in str(error.value)
+    assert [prediction.video for prediction in done] == good
+    for prediction in done:
+        shares = list(prediction.probabilities.values())
+        assert sorted(prediction.probabilities) == sorted(CLASSES)
+        assert sum(shares) == pytest.approx(1)
+        assert shares == sorted(shares, reverse=True)
+    # Videos of any shape and length are one shape to the network.
+    assert run.forward._cache_size() == 1
+
+    record = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
+    assert record["protocol"] == "3 positions x 1 crops"
+    assert record["step"] == 7
+    rows = {row["video"]: row for row in record["videos"]}
+    assert len(rows) == 5
+    for prediction in done:
+        found = rows[str(prediction.video)]["probabilities"]
+        assert list(found.items()) == list(prediction.probabilities.items())
+    assert "does not decode" in rows[str(folder / "b" / "no\nvideo.avi")]["error"]
+    for path, seconds in zip(good, (30 / 25, 9 / 10, 5 / 25), strict=True):
+        file = tmp_path / "predictions" / f"{path.relative_to(folder)}.csv"
+        assert file.with_suffix(".png").is_file()
+        with file.open(newline="") as lines:
+            ends = [float(row["end"]) for row in csv.DictReader(lines)]
+        assert ends[-1] == pytest.approx(seconds)
+
+
+def test_a_moment_of_a_timeline_is_what_the_network_says_of_that_stretch(run, tmp_path):
+    """A video as long as one window: the only position of an evaluation is the only moment."""
+    path = write_video(tmp_path / "a.avi", 8)
+    settings = dataclasses.replace(run.experiment.evaluation, positions=1)
+    one = dataclasses.replace(
+        run, experiment=dataclasses.replace(run.experiment, evaluation=settings)
+    )
+    clip = Clip(path, run.size, run.method, run.experiment.input, 1)
+    expected = predicting._probabilities(one, clip)
+    (tmp_path / "out").mkdir()
+    predicting._watch(one, path, 8, tmp_path / "out" / "a.csv", None)
+    with (tmp_path / "out" / "a.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    for name, share in expected.items():
+        assert float(row[name]) == pytest.approx(share, abs=1e-3)
+
+
+def test_one_pass_gives_timeline_and_overlay(run, tmp_path, monkeypatch):
+    from stpyramid_jax.evaluation import timeline
+
+    computed = []
+
+    def counted(*arguments):
+        for fields in flow_fields(*arguments):
+            computed.append(1)
+            yield fields
+
+    monkeypatch.setattr(timeline, "flow_fields", counted)
+    path, out = write_video(tmp_path / "a.avi", 21), tmp_path / "new" / "o.mp4"
+    (found,) = predict(tmp_path, str(path), tmp_path / "out", timeline=True, overlay=out)
+    assert len(computed) == 20
+    assert len(list(frames(out))) == 21
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "a.avi.csv",
+        "a.avi.png",
+        "predictions.json",
+    ]
+    first, *rows = table(found).splitlines()
+    assert first == str(path)
+    assert len(rows) == 5
+    name, share = next(iter(found.probabilities.items()))
+    assert rows[0].split() == [f"{share:.2%}", name]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [("o.avi", "an .mp4"), ("videos", "an .mp4"), ("videos/a.mp4", "the video itself")],
+)
+def test_an_overlay_that_cannot_be_is_refused_before_the_work(run, overlay, message, tmp_path):
+    path = write_video(tmp_path / "videos" / "a.mp4", 9)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        next(predict(tmp_path, str(path), overlay=tmp_path / overlay))
+    assert path.read_bytes() == before
+    write_video(tmp_path / "videos" / "b.mp4", 9)
+    with pytest.raises(ValueError, match="shows one video; --video gives 2"):
+        next(predict(tmp_path, str(path.parent), overlay=Path("o.mp4")))
+
+
+def test_what_was_done_before_an_interruption_is_written(run, tmp_path):
+    for name in ("a.avi", "b.avi"):
+        write_video(tmp_path / name, 9)
+    coming = predict(tmp_path, str(tmp_path / "*.avi"))
+    next(coming)
+    coming.close()
+    record = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
+    assert [Path(row["video"]).name for row in record["videos"]] == ["a.avi"]

@@ -41,7 +41,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
     count = declared = 0
     reformatter = VideoReformatter()
     try:
-        with _opened(path) as container:
+        with opened(path) as container:
             if not container.streams.video:
                 raise UnreadableVideo("no video stream")
             stream = container.streams.video[0]
@@ -67,7 +67,7 @@ def frames(path: Path, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def opened(path: Path) -> Iterator[InputContainer]:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise UnreadableVideo("is not a regular file")
     with path.open("rb") as file:
