@@ -1,0 +1,1 @@
+"""The paper's ablation: its rows, their runs over seeds, and its tables."""
