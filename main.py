@@ -2,7 +2,11 @@
 
     python main.py --config=configs/quickstart.py --workdir=ckpt
     python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
-    python main.py --mode=predict --workdir=ckpt --video=clip.avi
+    python main.py --config=configs/quickstart.py --workdir=ablation --mode=ablation --seeds=0,1,2
+    python main.py --mode=predict --workdir=ckpt --video=clip.avi --timeline --overlay=seen.mp4
+    python main.py --mode=fuse --workdir=fused --scores=a/scores.npz,b/scores.npz --weights=1,1.5
+    python main.py --mode=compare --workdir=compared --scores=a/scores.npz,b/scores.npz
+    python main.py --mode=export --workdir=ckpt
     python main.py --mode=weights --workdir=ckpt
 
 The same command again resumes. `--config.section.key=value` overrides a value of the config.
@@ -18,57 +22,108 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+_WITH_CONFIG = ("train_and_evaluate", "train", "evaluate", "ablation")
+_OF_A_RUN = ("predict", "export", "weights")
+_OF_SCORES = ("fuse", "compare")
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: configs/NAME.py[:argument].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _MODE = flags.DEFINE_enum(
     "mode",
-    "train_and_evaluate",
-    ["train_and_evaluate", "train", "evaluate", "predict", "weights"],
-    "What to do; weights writes the streams for PyTorch.",
+    _WITH_CONFIG[0],
+    [*_WITH_CONFIG, *_OF_A_RUN, *_OF_SCORES],
+    "What to do: train and evaluate by a config; the paper's ablation over seeds; predict videos, "
+    "export the network as one program (StableHLO) or the streams' weights for PyTorch, of a "
+    "trained workdir; fuse saved scores or compare them.",
 )
-_VIDEO = flags.DEFINE_string("video", None, "Video file to predict.")
+_VIDEO = flags.DEFINE_string("video", "", "predict: a video file, a folder or a pattern.")
+_OUT = flags.DEFINE_string("out", None, "predict: folder of results; WORKDIR/predictions.")
+_TIMELINE = flags.DEFINE_bool("timeline", False, "predict: also window by window, CSV and PNG.")
+_OVERLAY = flags.DEFINE_string("overlay", None, "predict: MP4 of one video with what is seen.")
+_SCORES = flags.DEFINE_string("scores", "", "fuse, compare: scores.npz of runs, by commas.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "fuse: a number for each of --scores.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "ablation: of each row.")
+_ROWS = flags.DEFINE_list("rows", [], "ablation: the rows to run, such as A,B,C,D; all.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0 of several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
 def main(arguments: list[str]) -> None:
-    # Imported here so that --help does not wait for grain and orbax.
-    from stpyramid_jax.evaluation import predict, protocol, report
-    from stpyramid_jax.experiment import build_experiment
-    from stpyramid_jax.input.tfrecord import Shards
-    from stpyramid_jax.training import loop, processes, weights
+    # Imported here and below so that --help does not wait for grain and orbax.
+    from stpyramid_jax.training import processes
 
     if len(arguments) > 1:
         raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
     workdir, mode = Path(_WORKDIR.value), _MODE.value
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: not a folder")
-    processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if mode == "predict":
-        if not _VIDEO.value or _CONFIG.value is not None:
-            raise ValueError("--mode=predict takes --video=FILE, and its config from the workdir")
-        for name, probability in predict.predict(workdir, Path(_VIDEO.value))[:5]:
-            print(f"{probability:7.2%}  {name}")
-        return
-    if mode == "weights":
-        if _CONFIG.value is not None:
-            raise ValueError("--mode=weights takes its config from the workdir")
-        for path in weights.export_weights(workdir):
-            print(path)
-        return
-    if _CONFIG.value is None:
+    if mode in _WITH_CONFIG and _CONFIG.value is None:
         raise ValueError(f"--mode={mode} needs --config=configs/NAME.py")
-    shards = Shards(_CONFIG.value.data.dir)
-    experiment = build_experiment(_CONFIG.value.to_dict(), num_classes=len(shards.classes))
+    if mode in _OF_A_RUN and _CONFIG.value is not None:
+        raise ValueError(f"--mode={mode} takes its config from the workdir")
+    if mode in _OF_SCORES and not _SCORES.value:
+        raise ValueError(f"--mode={mode} needs --scores=A/scores.npz,B/scores.npz")
+    if mode == "predict" and not _VIDEO.value:
+        raise ValueError("--mode=predict needs --video=FILE, a folder or a pattern")
+    processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    {
+        **dict.fromkeys(_WITH_CONFIG, _experiment),
+        "predict": _predict,
+        "export": _export,
+        "weights": _export,
+        "fuse": _join_scores,
+        "compare": _join_scores,
+    }[mode](workdir, mode)
+
+
+def _experiment(workdir: Path, mode: str) -> None:
+    from stpyramid_jax.ablation.run import ablate
+    from stpyramid_jax.evaluation import protocol, report
+    from stpyramid_jax.experiment import build_experiment
+    from stpyramid_jax.input.tfrecord import Shards
+    from stpyramid_jax.training import loop
+
+    config, shards = _CONFIG.value.to_dict(), Shards(_CONFIG.value.data.dir)
+    experiment = build_experiment(config, num_classes=len(shards.classes))
     if mode != "train":
         shards.select(experiment.data.split, "test")  # refused now rather than after training
+    if mode == "ablation":
+        tables = ablate(config, shards, workdir, _SEEDS.value, _ROWS.value)
+        if jax.process_index() == 0:
+            print(tables)
+        return
     if mode != "evaluate":
         loop.train(experiment, shards, workdir, protocol.validator(experiment, shards))
     if mode != "train":
         folder = protocol.evaluate(experiment, shards, workdir)
         if jax.process_index() == 0:
             print(report.table(folder))
+
+
+def _predict(workdir: Path, mode: str) -> None:
+    from stpyramid_jax.evaluation import predict
+
+    out, overlay = (Path(name.value) if name.value else None for name in (_OUT, _OVERLAY))
+    for found in predict.predict(workdir, _VIDEO.value, out, _TIMELINE.value, overlay):
+        print(predict.table(found), flush=True)
+
+
+def _export(workdir: Path, mode: str) -> None:
+    from stpyramid_jax.export import export_model
+    from stpyramid_jax.training.weights import export_weights
+
+    for path in {"export": export_model, "weights": export_weights}[mode](workdir):
+        print(path)
+
+
+def _join_scores(workdir: Path, mode: str) -> None:
+    from stpyramid_jax.evaluation import compare, report
+
+    if mode == "compare":
+        print(compare.compare(_SCORES.value, workdir))
+    else:
+        print(report.table(compare.fuse_files(_SCORES.value, _WEIGHTS.value, workdir)))
 
 
 def _run(arguments: list[str]) -> None:
@@ -105,7 +160,8 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _refuse(reason: str, code: int = 2) -> NoReturn:
-    print(f"error: {reason}", file=sys.stderr)
+    for line in reason.splitlines():
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import doctest
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -14,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
+from stpyramid_jax.evaluation.scores import Scores, save
 from stpyramid_jax.models.backbones.squeezenet import SqueezeNet
 from stpyramid_jax.ops import stcb
-from tests.conftest import ROOT
+from tests.conftest import QUICKLY, ROOT
 
 SOURCES = (
     "README.md",
@@ -26,7 +28,7 @@ SOURCES = (
     "data/synthesize.py",
     "docs/picture.py",
     "docs/curves.py",
-    "benchmarks/flow.py",
+    "docs/export.md",
     *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")),
 )
 UCF10 = (
@@ -55,19 +57,14 @@ SHORTER = {
     ],
     "docs/picture.py": [],
     "docs/curves.py": [],
-    "benchmarks/flow.py": ["--repetitions=1", "--quick"],
 }
 
 
-# One command trains SqueezeNet; the others need not.
+# One command trains and evaluates SqueezeNet, one the quickstart; the others need not.
 SMALLER = ["--config.model.backbone=convnet", "--config.model.partial_bn=False"]
 
 # Most of the time is compiling, of which some is common to several commands.
-QUICKER = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": "compiled",
-    "JAX_NUM_CPU_DEVICES": "1",
-}
+QUICKER = {"XLA_FLAGS": QUICKLY, "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def commands():
@@ -86,7 +83,7 @@ def place(tmp_path_factory, sprites) -> Path:
     """A folder with the programs, and the videos, lists and weights that the documents name."""
     place = tmp_path_factory.mktemp("place")
     drawn = ("docs/picture.py", "docs/curves.py")
-    for name in ("main.py", "configs", "data", "benchmarks", "tests", *drawn):
+    for name in ("main.py", "configs", "data", *drawn):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).symlink_to(ROOT / name)
     videos = sorted((sprites / "sprites").glob("*/*/*.avi"))
@@ -119,6 +116,12 @@ def place(tmp_path_factory, sprites) -> Path:
         for path, leaf in leaves
     }
     np.savez(place / "squeezenet1_1_imagenet.npz", **arrays)
+    for run in "ab":
+        (place / run).mkdir()
+        scores = rng.normal(size=(len(UCF10), len(UCF10)))
+        about = {"dataset": "UCF-10", "split": "split1", "protocol": "1 position x 1 crop"}
+        labels = np.arange(len(UCF10))
+        save(Scores(scores, labels, UCF10, UCF10, about), place / run / "scores.npz")
     return place
 
 
@@ -172,6 +175,7 @@ def test_the_documents_have_their_commands():
         "docs/curves.py",
         "configs/ucf101.py:stage=pyramid",
         "configs/hmdb51.py:stage=temporal",
+        *(f"--mode={mode}" for mode in ("ablation", "fuse", "compare", "export", "weights")),
         *(f"configs/{path.name} --workdir" for path in (ROOT / "configs").glob("*.py")),
     ):
         assert part in texts
@@ -186,18 +190,19 @@ def test_every_documented_command_runs(place, run):
         "main.py --config",
         "main.py --mode",
         "docs/",
-        "bench",
     )
     # Stable: commands of a rank keep the documents' order, streams before the pyramid.
     found = sorted(commands().items(), key=lambda item: _rank(item[0], order))
     for line, source in found:
         _, program, *arguments = shlex.split(line)
-        from_workdir = "--mode=predict" in line or "--mode=weights" in line
-        more = [] if from_workdir or "--verify" in line else SHORTER[program]
+        configured = "main.py" not in line or "--config" in line
+        more = SHORTER[program] if configured and "--verify" not in line else []
         more = [flag for flag in more if "--images" not in line or flag != "--flow=dis"]
         if "main.py --config" in line and "configs/ucf101.py --workdir=ckpt " not in line:
             more = [*more, *SMALLER]
-            if "stage=" in line or "hmdb51.py" in line:
+            if "--mode=ablation" in line:
+                more += ["--seeds=0", "--rows=spatial"]
+            elif "configs/quickstart.py --workdir=ckpt" not in line:
                 more.append("--mode=train")
             if "training.weights=squeezenet" in line:
                 more.append("--config.training.weights=")
@@ -219,17 +224,21 @@ def _data(line):
 @pytest.mark.skipif(
     not (Path(sys.prefix) / ".run").exists(), reason="not in an environment that make installed"
 )
-def test_make_demo(tmp_path):
+def test_make_demo(tmp_path, compiled):
     """The recipe of `make demo`, a few clips and two steps of it, in this environment."""
     make = [
         "make",
         "demo",
         f"VENV={sys.prefix}",
         f"DEMO={tmp_path}",
-        "DEMO_CLIPS=--train=2 --test=1",
-        "DEMO_TRAIN=--config.training.steps=2 --config.training.batch_size=4",
+        "DEMO_CLIPS=--train=1 --test=1",
+        # As above, where the quickstart is compiled already.
+        "DEMO_TRAIN=--config.training.steps=2 --config.training.batch_size=2",
     ]
-    result = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **QUICKER, **compiled}
+    result = subprocess.run(
+        make, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "mean class accuracy" in result.stdout
     assert (tmp_path / "run" / "evaluation" / "5x1-split1" / "confusion.png").exists()

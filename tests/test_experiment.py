@@ -61,7 +61,7 @@ class Shards:
         ({"training__steps": 2.5}, r"training\.steps=2\.5: must be int"),
         ({"training__steps": True}, r"training\.steps=True: must be int"),
         ({"training__batch_size": 0}, r"training\.batch_size=0: at least 1"),
-        ({"evaluation__crops": 3}, r"evaluation\.crops=3: 1 \(centre\)"),
+        ({"evaluation__crops": 4}, r"evaluation\.crops=4: 1 \(centre\)"),
         ({"seed": -1}, r"seed=-1: at least 0"),
         ({"evaluation__positions": -1}, r"evaluation\.positions=-1: at least 1"),
         ({"input__tau": (3, 1)}, r"input\.tau=\(3, 1\)"),

@@ -37,6 +37,8 @@ ALLOWED = {
         "progress",
         "performance",
     },
+    "export": {"input", "models", "preparation", "experiment", "training", "progress"},
+    "ablation": {"models", "input", "training", "evaluation", "experiment", "progress"},
     "__init__": {"ops", "models"},
 }
 

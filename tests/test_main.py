@@ -1,5 +1,6 @@
 """The program end to end, as users run it, on a few embedded clips."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,8 +10,14 @@ from stpyramid_jax.evaluation.predict import predict
 from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.training.checkpoint import load_trained
 from stpyramid_jax.training.sharding import make_mesh
+from tests.conftest import QUICKLY
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(run):
+    return functools.partial(run, XLA_FLAGS=QUICKLY)
 
 
 def command(shards, workdir, *more, steps=2):
@@ -56,6 +63,7 @@ def test_a_run_leaves_what_the_readme_names(trained):
         "per_class.csv",
         "scores.npz",
         "confusion.png",
+        "report.html",
     }
     assert str(folder) in result.stdout
 
@@ -80,12 +88,14 @@ def test_predict_agrees_with_evaluate(trained, sprites, run):
     workdir, _ = trained
     video = sorted((sprites / "sprites" / "test").glob("*/*.avi"))[0]
     result = run("main.py", "--mode=predict", f"--workdir={workdir}", f"--video={video}")
-    rows = [line.split() for line in result.stdout.splitlines()]
+    name, *lines = result.stdout.splitlines()
+    assert name == str(video)
+    rows = [line.split() for line in lines]
     assert len(rows) == 5
     shown = [float(row[0].rstrip("%")) / 100 for row in rows]
     assert shown == sorted(shown, reverse=True)
 
-    every = dict(predict(workdir, video))
+    (every,) = (found.probabilities for found in predict(workdir, str(video)))
     assert sum(every.values()) == pytest.approx(1)
     assert [every[row[1]] for row in rows] == pytest.approx(shown, abs=1e-3)
     with np.load(workdir / "evaluation" / "2x1-split1" / "scores.npz") as saved:
@@ -103,7 +113,7 @@ def test_predict_agrees_with_evaluate(trained, sprites, run):
         (("--config.model.snippets=0",), "model.snippets=0: at least 1"),
         (("--config.model.backbone=vgg61",), "model.backbone='vgg61': one of"),
         (("--config.training.batch_size=3",), "training.batch_size=3 on 2 devices"),
-        (("--config.evaluation.crops=3",), "evaluation.crops=3: 1 (centre)"),
+        (("--config.evaluation.crops=4",), "evaluation.crops=4: 1 (centre)"),
         (("--config.input.crop=4", "--config.model.backbone=squeezenet"), "4 x 4: too small for"),
         (("--config.data.split=split9",), "of split 'split9'"),
         (("--config.data.dir=nowhere",), "nowhere: no dataset.json"),
