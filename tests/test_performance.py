@@ -91,9 +91,10 @@ def test_micro_batches_cost_what_the_batch_does():
         return (convolution(x, w, padding="SAME") ** 2).sum()
 
     def accumulated(w, x):
-        parts = x.reshape(4, 2, *x.shape[1:])
-        add = lambda total, part: (total + jax.grad(loss)(w, part), None)  # noqa: E731
-        return jax.lax.scan(add, jnp.zeros_like(w), parts)[0]
+        def add(total, part):
+            return total + jax.grad(loss)(w, part), None
+
+        return jax.lax.scan(add, jnp.zeros_like(w), x.reshape(4, 2, *x.shape[1:]))[0]
 
     assert flops(accumulated, kernel, image) == flops(jax.grad(loss), kernel, image) > 0
 

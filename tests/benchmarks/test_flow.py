@@ -94,7 +94,9 @@ def test_real_frames_follow_the_rendered_ones(flow, real, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_flow_is_compared_and_written(tmp_path, run):
+def test_the_flow_is_compared_and_written(flow, tmp_path, run):
+    """By the command of its docstring, which test_docs.py leaves out."""
+    assert "python benchmarks/flow.py --quick --json=flow.json\n" in flow.__doc__
     path = tmp_path / "flow.json"
     run("benchmarks/flow.py", "--quick", "--repetitions=1", f"--json={path}")
     rows = json.loads(path.read_text())["rows"]

@@ -220,21 +220,17 @@ def compare(name, ours, theirs, tolerance=TOLERANCE):
     assert errors[worst] < tolerance, f"{'/'.join(worst)}: {errors[worst]}"
 
 
-slow = pytest.mark.slow
-
+# The channels of flow with one ResNet of each kind of block: they change the first kernel only.
 CASES = [
     ("bn_inception", 3, (64, 96)),
     ("bn_inception", 20, (75, 45)),  # odd maps before the blocks that halve
     ("resnet18", 3, (64, 64)),
     ("resnet18", 20, (47, 75)),
-    pytest.param("resnet34", 3, (33, 64), marks=slow),
-    pytest.param("resnet34", 20, (33, 64), marks=slow),
+    ("resnet34", 3, (33, 64)),
     ("resnet50", 3, (64, 64)),
     ("resnet50", 20, (47, 75)),
-    pytest.param("resnet101", 3, (64, 64), marks=slow),
-    pytest.param("resnet101", 20, (64, 64), marks=slow),
-    pytest.param("resnet152", 3, (64, 64), marks=slow),
-    pytest.param("resnet152", 20, (64, 64), marks=slow),
+    ("resnet101", 3, (64, 64)),
+    ("resnet152", 3, (64, 64)),
     ("squeezenet", 3, (62, 64)),
     ("squeezenet", 20, (47, 75)),
     ("vgg16", 3, (32, 48)),
@@ -299,7 +295,7 @@ def test_training_normalizes_and_averages_as_pytorch(name, partial_bn):
         ("resnet18", (64, 33)),
         ("squeezenet", (47, 64)),
         # A map of 2 x 3 behind pool5, brought to 7 x 7 for fc6 with its 400 MB.
-        pytest.param("vgg16", (64, 96), marks=slow),
+        ("vgg16", (64, 96)),
     ],
 )
 def test_class_scores_are_pytorchs(name, size):

@@ -1,11 +1,21 @@
-"""Small clips and lists to prepare."""
+"""Small clips and lists to prepare, and what is prepared of them."""
 
+import csv
+import json
+import os
+import time
 from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
+
+from stpyramid_jax import records
+from stpyramid_jax.preparation import run
+from stpyramid_jax.preparation.choices import Choices
+
+SIZE = (64, 48)  # of what is prepared here, width and height
 
 
 def clip(seed, count=16, height=48, width=64):
@@ -61,3 +71,78 @@ def clips(tmp_path_factory):
     ):
         write_clip(folder / f"{name}.avi", clip(number, count))
     return folder
+
+
+def tree(folder):
+    """Every file, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def quick(videos, out, **settings):
+    usual = {"dataset": "folder", "flow": "dis", "size": SIZE, "workers": 1}
+    return run.prepare(Choices(videos=videos, out=out, **{**usual, **settings}))
+
+
+def interrupted(videos, out, monkeypatch):
+    """A preparation that has written its shards and ends before it joins them."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.output, "finalise", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quick(videos, out)
+
+
+def examples(out, family):
+    """(row of videos.csv, example) of every record, found through the index."""
+    shards = json.loads((out / "dataset.json").read_text())["shards"]
+    name = json.loads((out / "dataset.json").read_text())["name"]
+    with np.load(out / "index.npz") as index:
+        offsets = index[f"{family}_offsets"].tolist()
+    for row in rows(out / "videos.csv"):
+        count = int(row["frames" if family == "rgb" else "fields"])
+        mine, offsets = offsets[: count + 1], offsets[count + 1 :]
+        path = out / records.shard_file(name, family, int(row["shard"]), shards)
+        file = os.open(path, os.O_RDONLY)
+        for number in range(count):
+            payload = records.read_record(file, mine[number], mine[number + 1], path.name)
+            yield row, number, records.decode_example(payload)
+        os.close(file)
+    assert not offsets
+
+
+def wait_for_work(out, alive):
+    while not list(out.glob(".shard-*.part")):
+        assert alive(), "ended before it began a shard"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def unbroken(clips, tmp_path_factory):
+    """Folder of the prepared clips."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    quick(clips, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def longer(tmp_path_factory):
+    """Eight clips: work for some seconds."""
+    folder = tmp_path_factory.mktemp("videos") / "my clips"
+    for seed in range(8):
+        write_clip(folder / "AB"[seed % 2] / f"é {seed}.avi", clip(seed, 40 + seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def longer_files(longer, tmp_path_factory):
+    """What is prepared of them, by name."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    quick(longer, out)
+    return tree(out)

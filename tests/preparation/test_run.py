@@ -3,11 +3,7 @@
 import csv
 import hashlib
 import json
-import multiprocessing
-import os
-import random
 import shutil
-import time
 from inspect import signature
 from pathlib import Path
 
@@ -15,53 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stpyramid_jax import records
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.ops.tvl1 import tvl1
-from stpyramid_jax.preparation import run
 from stpyramid_jax.preparation.choices import Choices
 from stpyramid_jax.preparation.run import prepare
 from stpyramid_jax.preparation.sources.flow import flow_fields, flow_parameters
-
-SIZE = (64, 48)
-
-
-def tree(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def rows(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-def quick(videos, out, **settings):
-    usual = {"dataset": "folder", "flow": "dis", "size": SIZE, "workers": 1}
-    return prepare(Choices(videos=videos, out=out, **{**usual, **settings}))
-
-
-@pytest.fixture(scope="module")
-def unbroken(clips, tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken") / "out"
-    quick(clips, out)
-    return out
-
-
-def examples(out, family):
-    """(row of videos.csv, example) of every record, found through the index."""
-    shards = json.loads((out / "dataset.json").read_text())["shards"]
-    name = json.loads((out / "dataset.json").read_text())["name"]
-    with np.load(out / "index.npz") as index:
-        offsets = index[f"{family}_offsets"].tolist()
-    for row in rows(out / "videos.csv"):
-        count = int(row["frames" if family == "rgb" else "fields"])
-        mine, offsets = offsets[: count + 1], offsets[count + 1 :]
-        path = out / records.shard_file(name, family, int(row["shard"]), shards)
-        file = os.open(path, os.O_RDONLY)
-        for number in range(count):
-            payload = records.read_record(file, mine[number], mine[number + 1], path.name)
-            yield row, number, records.decode_example(payload)
-        os.close(file)
-    assert not offsets
+from tests.preparation.conftest import SIZE, examples, interrupted, quick, rows, tree
 
 
 def test_frames_come_back_in_order(unbroken, make):
@@ -263,72 +218,6 @@ def test_bad_folders_are_refused_before_any_work(clips, tmp_path):
         prepare(Choices("ucf11", clips, tmp_path / "out"))
 
 
-@pytest.fixture
-def spoilt(clips, tmp_path):
-    """The clips with a file that does not decode and one that is too short."""
-    folder = tmp_path / "clips"
-    for path in clips.rglob("*.avi"):
-        (folder / path.relative_to(clips)).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path.relative_to(clips)).symlink_to(path)
-    (folder / "Run" / "a.avi").write_bytes(b"not a video")
-    return folder
-
-
-@pytest.fixture
-def short(spoilt, make):
-    make.write_clip(spoilt / "Run" / "b.avi", make.clip(0, 10))
-    return spoilt
-
-
-def test_unreadable_and_short_videos_are_left_out_by_name(short, unbroken, tmp_path, capsys):
-    dataset = quick(short, tmp_path / "out")
-    errors = rows(tmp_path / "out" / "errors.csv")
-    assert [(e["name"], e["path"]) for e in errors] == [
-        ("Run/a", "Run/a.avi"),
-        ("Run/b", "Run/b.avi"),
-    ]
-    assert "Invalid data" in errors[0]["reason"]
-    assert errors[1]["reason"] == "has 10 frames, fewer than the 11 of one snippet"
-    kept = ("Jump/v_Jump_g01_c01", "Jump/v_Jump_g02_c01", "Run/v_Run_g01_c01")
-    assert tuple(r["name"] for r in rows(tmp_path / "out" / "videos.csv")) == kept
-    assert (dataset["videos"], dataset["errors"]) == (3, 2)
-    assert capsys.readouterr().out.endswith("3 videos, 48 frames, 45 fields, 2 errors\n")
-    # What is kept is what it would have been without them.
-    ours, theirs = (
-        [(e["image"], n) for _, n, e in examples(out, "rgb")]
-        for out in (tmp_path / "out", unbroken)
-    )
-    assert ours == theirs
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_video_ends_the_run_on_request(spoilt, tmp_path, workers):
-    out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode .* Invalid data"):
-        quick(spoilt, out, on_error="fail", workers=workers)
-    assert [e["name"] for e in rows(out / "errors.csv")] == ["Run/a"]
-    assert not (out / "dataset.json").exists()
-    assert not list(out.glob(".*.part"))
-    quick(spoilt, out)  # the work that was done is taken up
-    quick(spoilt, tmp_path / "other")
-    assert tree(out) == tree(tmp_path / "other")
-
-
-def test_fail_heeds_what_an_earlier_run_left_out(spoilt, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run.output, "finalise", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            quick(spoilt, tmp_path / "out")
-    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):
-        quick(spoilt, tmp_path / "out", on_error="fail")
-    quick(spoilt, tmp_path / "out")
-    with pytest.raises(RuntimeError, match=r"^Run/a\.avi: does not decode"):
-        quick(spoilt, tmp_path / "out", on_error="fail")
-
-
 def broken_files(out):
     """Ways in which what an interrupted run had finished may be lost, and what each leaves."""
     manifest = out / ".shard-00001.jsonl"
@@ -339,107 +228,10 @@ def broken_files(out):
 
 
 def test_finished_shards_that_were_lost_are_written_again(clips, unbroken, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run.output, "finalise", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            quick(clips, tmp_path / "whole")
+    interrupted(clips, tmp_path / "whole", monkeypatch)
     for number, (name, _) in enumerate(broken_files(tmp_path)):
         out = tmp_path / name
         shutil.copytree(tmp_path / "whole", out)
         [*broken_files(out)][number][1]()
         quick(clips, out)
         assert tree(out) == tree(unbroken)
-
-
-def test_nothing_but_bad_videos_is_a_failure(tmp_path):
-    (tmp_path / "clips" / "A").mkdir(parents=True)
-    (tmp_path / "clips" / "A" / "a.avi").write_bytes(b"not a video")
-    message = rf"none of the 1 videos could be prepared; {tmp_path}/out/errors\.csv says why"
-    with pytest.raises(RuntimeError, match=message):
-        quick(tmp_path / "clips", tmp_path / "out")
-    (error,) = rows(tmp_path / "out" / "errors.csv")
-    assert error["name"] == "A/a"
-    assert error["reason"].startswith("does not decode")
-
-
-def test_a_part_that_errors_empty_is_named_after_the_work(clips, tmp_path, capsys):
-    for part, number in (("train", 1), ("test", 2)):
-        path = tmp_path / "clips" / part / "Jump" / "a.avi"
-        path.parent.mkdir(parents=True)
-        path.symlink_to(clips / "Jump" / f"v_Jump_g0{number}_c01.avi")
-    quick(tmp_path / "clips", tmp_path / "whole")
-    assert capsys.readouterr().err == ""
-    path.unlink()
-    path.write_bytes(b"not a video")
-    quick(tmp_path / "clips", tmp_path / "out")
-    warning = "warning: split1 has no test videos, so nothing can be evaluated on it\n"
-    assert capsys.readouterr().err == warning
-
-
-# A process that prepares and kills itself before the n-th of the moments at which files appear
-# under their names or go; with n too large it ends by itself with status 0.
-KILLED = """
-import os, pathlib, signal
-from stpyramid_jax.preparation.choices import Choices
-from stpyramid_jax.preparation.run import prepare
-left = {moment}
-def dying(call):
-    def wrapped(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-    return wrapped
-os.replace, pathlib.Path.unlink = dying(os.replace), dying(pathlib.Path.unlink)
-videos, out = pathlib.Path({videos!r}), pathlib.Path({out!r})
-prepare(Choices("folder", videos, out, flow="dis", size=(64, 48), workers=1))
-"""
-
-
-@pytest.fixture(scope="module")
-def start():
-    """Starts `exec(code)` in a process of its own, cheaply: the imports are done once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stpyramid_jax.preparation.run"])
-
-    def start(**settings):
-        process = context.Process(target=exec, args=(KILLED.format(**settings), {}))
-        process.start()
-        return process
-
-    return start
-
-
-def test_killed_at_any_commit_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
-    expected = tree(unbroken)
-    for moment in range(100):
-        out = tmp_path / str(moment)
-        process = start(moment=moment, videos=str(clips), out=str(out))
-        process.join()
-        if process.exitcode == 0:
-            break
-        quick(clips, out)
-        assert tree(out) == expected, moment
-    assert 10 < moment < 40
-
-
-def test_killed_at_random_instants_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
-    rng = random.Random(0)
-    interrupted = 0
-    for trial in range(8):
-        out = tmp_path / str(trial)
-        for _ in range(2):
-            process = start(moment=1000, videos=str(clips), out=str(out))
-            while process.is_alive() and not (out / ".plan.json").exists():
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.1))
-            process.kill()
-            process.join()
-            interrupted += (out / ".plan.json").exists()
-        quick(clips, out)
-        assert tree(out) == tree(unbroken)
-    assert interrupted > 0  # or every trial ended by itself

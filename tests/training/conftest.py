@@ -11,7 +11,7 @@ import numpy as np
 from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.training.checkpoint import Checkpoints, load_trained
 from stpyramid_jax.training.sharding import make_mesh
-from tests.conftest import ROOT
+from tests.conftest import QUICKLY, ROOT
 
 
 def start(shards, workdir, *more, devices=4, **environment):
@@ -31,9 +31,10 @@ def start(shards, workdir, *more, devices=4, **environment):
     )
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICKLY,
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(shards.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **environment,
     }
     return subprocess.Popen(

@@ -1,16 +1,15 @@
 """Videos that come as RAR archives: UCF101 as one, HMDB51 as one that holds one for each class."""
 
-import contextlib
-import fcntl
 import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from stpyramid_jax.preparation.annotations.listing import refuse
 from stpyramid_jax.preparation.writing.disk import rename
+from stpyramid_jax.preparation.writing.output import locked
 
 
 def unpacked(videos: Path) -> Path:
@@ -45,7 +44,8 @@ def _unpack(archive: Path) -> Path:
         raise ValueError(f"{archive}: no such file")
     program = _program(archive)
     part = folder.with_name(f".{folder.name}.part")
-    with _locked(part) as lock:
+    # Programs that are started hold it too: none goes on extracting where a run begins again.
+    with locked(part, "another run is extracting") as lock:
         if not folder.is_dir():
             print(f"{archive}: extracting to {folder}", flush=True)
             whole = part.absolute() / folder.name
@@ -140,18 +140,3 @@ def _run(command: list[str], archive: Path, lock: int) -> str:
         hint = "; unrar reads archives that bsdtar does not" if command[0] == "bsdtar" else ""
         refuse([f"{archive}: {command[0]} failed, status {done.returncode}: {said}{hint}"])
     return os.fsdecode(done.stdout)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Keeps other runs out of the folder while this one, or a program that it started, lives."""
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another run is extracting here") from None
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -50,16 +50,22 @@ def read_errors(folder: Path) -> list[tuple[str, str, str]]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out of the folder; the lock ends with the process."""
+def locked(folder: Path, other: str = "another preparation is writing") -> Iterator[int]:
+    """Keeps other runs out of the folder; gives the descriptor that holds the lock.
+
+    The lock ends with the process and the programs that were handed the descriptor.
+
+    Raises:
+      ValueError: another run has the lock; `other` is what is said of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder}: another preparation is writing here") from None
-        yield
+            raise ValueError(f"{folder}: {other} here") from None
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -53,40 +53,40 @@ def test_a_video_left_out_leaves_no_trace(tmp_path):
     assert lines["a"] == lines["b"]
 
 
-def test_a_failed_writer_leaves_nothing(tmp_path):
-    def write():
-        with shards.ShardWriter(tmp_path, "set", 0, 1, FAMILIES) as shard:
-            append(shard, "x", 2)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        write()
-    assert list(tmp_path.iterdir()) == []
+def fail(shard, folder):
+    append(shard, "x", 2)
+    raise KeyError
 
 
-def test_removing_parts_calls_the_writer_off(tmp_path):
-    def write():
-        with shards.ShardWriter(tmp_path, "set", 0, 1, FAMILIES) as shard:
-            shard.check()
-            shards.remove_parts(tmp_path)
-            with pytest.raises(CancelledError):
-                shard.check()
-            raise CancelledError
-
+def be_called_off(shard, folder):
+    shard.check()
+    shards.remove_parts(folder)
     with pytest.raises(CancelledError):
-        write()
-    assert list(tmp_path.iterdir()) == []
+        shard.check()
+    raise CancelledError
 
 
-def test_a_writer_called_off_at_its_very_end_leaves_nothing(tmp_path):
-    def write():
+def be_called_off_at_the_very_end(shard, folder):
+    append(shard, "x", 2)
+    shard.keep(video("x"))
+    shards.remove_parts(folder)
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (fail, KeyError),
+        (be_called_off, CancelledError),
+        (be_called_off_at_the_very_end, FileNotFoundError),
+    ],
+)
+def test_a_writer_that_does_not_end_well_leaves_nothing(tmp_path, write, error):
+    def whole():
         with shards.ShardWriter(tmp_path, "set", 0, 1, FAMILIES) as shard:
-            append(shard, "x", 2)
-            shard.keep(video("x"))
-            shards.remove_parts(tmp_path)
+            write(shard, tmp_path)
 
-    with pytest.raises(FileNotFoundError):
-        write()
+    with pytest.raises(error):
+        whole()
     assert list(tmp_path.iterdir()) == []
 
 
