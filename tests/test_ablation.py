@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +16,7 @@ from stpyramid_jax.ablation.table import lines, write_tables
 from stpyramid_jax.experiment import build_experiment, run_record, write_record
 from stpyramid_jax.models.pyramid import named_model
 from stpyramid_jax.training.interruption import EXIT_CODE, Interrupted
-from tests.conftest import ROOT
-from tests.training.conftest import ends, wait_for_steps
+from tests.training.conftest import ends, start, wait_for_steps
 
 SHARDS = SimpleNamespace(
     name="clips",
@@ -280,32 +276,9 @@ def test_a_damaged_result_is_named(trained, tmp_path):
 
 
 def begin(shards, workdir, *more):
-    arguments = (
-        "main.py",
-        "--mode=ablation",
-        "--config=configs/quickstart.py",
-        f"--config.data.dir={shards}",
-        f"--workdir={workdir}",
-        "--config.training.steps=6",
-        "--config.training.log_every=1",
-        "--config.training.batch_size=4",
-        "--config.evaluation.positions=2",
-        *more,
-    )
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_COMPILATION_CACHE_DIR": str(shards.parent / "compiled"),
-    }
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    steps = ("--config.training.steps=6", "--config.training.log_every=1")
+    whole = ("--config.data.validation=0",)
+    return start(shards, workdir, "--mode=ablation", *steps, *whole, *more, devices=2)
 
 
 @pytest.mark.slow

@@ -22,8 +22,9 @@ ALLOWED = {
     "records": set(),
     "progress": set(),
     "performance": set(),
+    "colour": set(),
     "input": {"records"},
-    "preparation": {"ops", "records", "progress"},
+    "preparation": {"ops", "records", "progress", "colour"},
     # Sections of an experiment are the configurations of their rooms.
     "experiment": {"input", "models", "training.optimizer", "training.sharding", "progress"},
     "training": {"ops", "models", "input", "experiment", "progress", "performance"},
@@ -36,6 +37,7 @@ ALLOWED = {
         "experiment",
         "progress",
         "performance",
+        "colour",
     },
     "export": {"input", "models", "preparation", "experiment", "training", "progress"},
     "ablation": {"models", "input", "training", "evaluation", "experiment", "progress"},

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from stpyramid_jax.evaluation.colour import flow_colour, heat
+from stpyramid_jax.colour import flow_colour, heat
 from stpyramid_jax.experiment import Experiment
 from stpyramid_jax.input.pipeline import apart, eval_batches
 from stpyramid_jax.input.tfrecord import Shards

@@ -11,7 +11,7 @@ import numpy as np
 from av.codec import codecs_available
 from jaxtyping import UInt8
 
-from stpyramid_jax.evaluation.colour import flow_colour, heat
+from stpyramid_jax.colour import flow_colour, heat
 from stpyramid_jax.evaluation.timeline import Moment, Window
 from stpyramid_jax.evaluation.videos import shown
 from stpyramid_jax.input.augment import test_views

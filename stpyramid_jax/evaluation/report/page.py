@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Int
 
-from stpyramid_jax.evaluation.colour import flow_colour
+from stpyramid_jax.colour import flow_colour
 from stpyramid_jax.evaluation.report.confusion import ClassRow, Counts, Pair
 from stpyramid_jax.evaluation.report.features import TITLES, Points
 from stpyramid_jax.evaluation.report.figures import MANY, class_colours, data_uri, short

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stpyramid_jax.colour import flow_colour
 from stpyramid_jax.preparation.sources.flow import dequantise
 from stpyramid_jax.preparation.verification.audit import decode, image_of
 from stpyramid_jax.preparation.verification.contents import PreparedVideo, read_offsets, read_videos
@@ -55,21 +55,6 @@ def contact_sheet(folder: Path) -> Path:
     path = folder / "contact.png"
     write(path, picture.getvalue())
     return path
-
-
-def flow_colours(flow: Float[np.ndarray, "h w 2"], longest: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Direction as hue, red to the right and going on over yellow downwards; length as saturation
-    on white.
-
-    Args:
-      flow: displacements x, y in pixels.
-      longest: the length that has full saturation, as has all above it.
-    """
-    x, y = np.moveaxis(np.asarray(flow, np.float32), -1, 0)
-    hue = np.degrees(np.arctan2(y, x)) % 360
-    saturation = np.minimum(np.hypot(x, y) / np.float32(longest), 1)
-    colours = cv2.cvtColor(np.stack([hue, saturation, np.ones_like(x)], -1), cv2.COLOR_HSV2RGB)
-    return np.rint(255 * colours).astype(np.uint8)
 
 
 def _of_different_classes(videos: Sequence[PreparedVideo]) -> list[int]:
@@ -126,11 +111,15 @@ def _draw(dataset: Mapping, rows: Sequence[tuple[PreparedVideo, int, Mapping]]) 
     longest = _scale(flows)
     text(GAP, 0.08, _cut(f"{dataset['name']}: {dataset['videos']} videos", size[0]), fontsize=11)
     if flows:
-        text(GAP, 0.36, f"flow to the next frame; direction as hue, full at {longest} px and above")
+        text(
+            GAP,
+            0.36,
+            f"flow to the next frame; direction as hue, full at {longest} px, darker above",
+        )
         across = np.linspace(-longest, longest, 101)
         wheel = np.stack(np.meshgrid(across, across), -1)
         inside = np.hypot(*np.moveaxis(wheel, -1, 0)) <= longest
-        colours = np.where(inside[..., None], flow_colours(wheel, longest), 255)
+        colours = np.where(inside[..., None], flow_colour(wheel, longest), 255)
         axes = place(size[0] - HEAD, 0.05, HEAD - 0.1, HEAD - 0.1)
         axes.imshow(colours)
         axes.set_axis_off()
@@ -142,7 +131,7 @@ def _draw(dataset: Mapping, rows: Sequence[tuple[PreparedVideo, int, Mapping]]) 
             text(GAP, top + 0.06, _cut(f"{video.class_name}: {clip}", size[0]))
         for column, (family, image) in enumerate(images.items(), instant * len(families)):
             axes = place(GAP + column * (WIDTH + GAP), top + LINE, WIDTH, tall)
-            axes.imshow(image if family == "rgb" else flow_colours(image, longest), aspect="auto")
+            axes.imshow(image if family == "rgb" else flow_colour(image, longest), aspect="auto")
             label = f"frame {number}" if family == "rgb" else family
             box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
             axes.text(0.02, 0.03, label, fontsize=7, transform=axes.transAxes, bbox=box)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stpyramid_jax.evaluation.colour import flow_colour, heat
+from stpyramid_jax.colour import flow_colour, heat
 
 
 def colour_of(x, y, largest=1.0):
