@@ -15,6 +15,7 @@ The same command again resumes. `--config.section.key=value` overrides a value o
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -141,6 +142,13 @@ def _run(arguments: list[str]) -> None:
             _refuse(str(error), code)
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(code)  # others may train on: JAX would wait minutes for them
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        print("error: this process has failed, or another one: see what they say", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _parse(arguments: list[str]) -> list[str]:

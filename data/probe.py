@@ -172,6 +172,11 @@ def probe(workdir: Path, shards: Shards, programs: Mapping[str, Program]) -> dic
     experiment, dataset = load_experiment(workdir)
     if dataset["digest"] != shards.digest:
         raise ValueError(f"{workdir}: trained on other shards than {shards.directory}")
+    if shards.parameters["size"] != [SIZE, SIZE]:
+        raise ValueError(
+            f"{shards.directory}: frames of {shards.parameters['size']}; prepare the clips with "
+            f"--size={SIZE}x{SIZE}"
+        )
     unknown = [v.name for v in shards.videos if Path(v.name).name not in programs]
     if unknown:
         raise ValueError(

@@ -64,7 +64,8 @@ def test_a_run_of_each_motion(motion, flow, model, channels, prepared, sprites, 
         scores = np.exp(saved["scores"][row] - saved["scores"][row].max())
         expected = dict(zip(saved["classes"], scores / scores.sum(), strict=True))
     # The shards have gone through JPEG.
-    assert dict(predict(tmp_path, video)) == pytest.approx(expected, abs=0.02)
+    (found,) = predict(tmp_path, str(video))
+    assert found.probabilities == pytest.approx(expected, abs=0.02)
     again = train(experiment, shards, tmp_path)  # from its checkpoint
     np.testing.assert_array_equal(
         again.params["temporal"]["conv1"]["kernel"], state.params["temporal"]["conv1"]["kernel"]

@@ -1,6 +1,7 @@
 """A run that is asked to stop: by SIGTERM, as schedulers and clouds do, or by Ctrl-C."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
 """Of a run that wrote a checkpoint and stopped: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+_POINTS = itertools.count(1)
+# Where several processes ask: JAX counts on, over all trainings of a process.
 
 
 class Interrupted(Exception):
@@ -42,7 +46,7 @@ def interruption() -> Iterator[Callable[[int], bool]]:
     }
     try:
         yield (
-            multihost_utils.reached_preemption_sync_point
+            (lambda step: multihost_utils.reached_preemption_sync_point(next(_POINTS)))
             if several
             else lambda step: asked.is_set()
         )
