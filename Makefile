@@ -1,4 +1,4 @@
-# make demo    the whole road on the embedded clips, about five minutes on two cores
+# make demo    the whole road on the embedded clips, about three minutes on two cores
 # make test    every test; `make test PYTEST="-m 'not slow'"` is the quick part
 # make lint    ruff and pyrefly
 # make parity  installs PyTorch; tests that compare with it are skipped by name without
@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 $(VENV)/.run: requirements.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[report]"
 	touch $@
 

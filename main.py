@@ -28,7 +28,7 @@ _OF_A_RUN = ("predict", "export", "weights")
 _OF_SCORES = ("fuse", "compare")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: configs/NAME.py[:argument].")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run, or of results.")
 _MODE = flags.DEFINE_enum(
     "mode",
     _WITH_CONFIG[0],
@@ -50,24 +50,40 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the
 _PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
+# Modes of the flags that only some have.
+_FLAGS = {
+    **dict.fromkeys(("video", "out", "timeline", "overlay"), ("predict",)),
+    **dict.fromkeys(("seeds", "rows"), ("ablation",)),
+    "scores": _OF_SCORES,
+    "weights": ("fuse",),
+    "config": _WITH_CONFIG,
+}
+
+
 def main(arguments: list[str]) -> None:
     # Imported here and below so that --help does not wait for grain and orbax.
     from stpyramid_jax.training import processes
 
     if len(arguments) > 1:
         raise ValueError(f"unknown argument {arguments[1]!r}; flags start with --")
+    if not _WORKDIR.value:
+        raise ValueError("--workdir=FOLDER is missing: where the run is, or is to be")
     workdir, mode = Path(_WORKDIR.value), _MODE.value
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: not a folder")
     if mode in _WITH_CONFIG and _CONFIG.value is None:
         raise ValueError(f"--mode={mode} needs --config=configs/NAME.py")
-    if mode in _OF_A_RUN and _CONFIG.value is not None:
-        raise ValueError(f"--mode={mode} takes its config from the workdir")
+    for name, modes in _FLAGS.items():
+        if flags.FLAGS[name].present and mode not in modes:
+            hint = "; --config.training.weights is what a run starts from" * (name == "weights")
+            raise ValueError(f"--mode={mode} takes no --{name}: it is for {', '.join(modes)}{hint}")
     if mode in _OF_SCORES and not _SCORES.value:
         raise ValueError(f"--mode={mode} needs --scores=A/scores.npz,B/scores.npz")
     if mode == "predict" and not _VIDEO.value:
         raise ValueError("--mode=predict needs --video=FILE, a folder or a pattern")
     processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if mode not in _WITH_CONFIG and jax.process_count() > 1:
+        raise ValueError(f"--mode={mode} is for one process; there are {jax.process_count()}")
     {
         **dict.fromkeys(_WITH_CONFIG, _experiment),
         "predict": _predict,
@@ -161,8 +177,14 @@ def _parse(arguments: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # an override of a key that is not in the config
         from stpyramid_jax.experiment import nearest_key
 
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if "ml_collections" not in place.filename:  # the config file's own
+            reason = f"{type(error).__name__}: {error}"
+            _refuse(f"{place.filename}, line {place.lineno}: {reason}")
         key = re.findall(r"\w+", str(error))[0]
         _refuse(f"config has no key {key!r}; did you mean --config.{nearest_key(key)}?")
+    except SyntaxError as error:
+        _refuse(f"{error.filename}, line {error.lineno}: {error.msg}")
     except (flags.Error, OSError) as error:
         _refuse(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 

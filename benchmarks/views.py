@@ -12,12 +12,13 @@ memory at 1, 5 and 25 positions, each in a process of its own that runs the prot
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -58,7 +59,7 @@ def load(workdir: Path, shards: Path, clips: int | None) -> Run:
     return Run(experiment, data, variables, data.select(experiment.data.split, "test")[:clips])
 
 
-def batches(run: Run, positions: int, crops: int) -> Iterator[dict[str, np.ndarray]]:
+def batches(run: Run, positions: int, crops: int) -> Generator[dict[str, np.ndarray], None, None]:
     """As evaluation has them, on all devices."""
     experiment, mesh = run.experiment, make_mesh()
     size = round_up(experiment.evaluation.batch_size, mesh)
@@ -70,8 +71,8 @@ def batches(run: Run, positions: int, crops: int) -> Iterator[dict[str, np.ndarr
 def together(run: Run, positions: int, crops: int) -> tuple[float, np.ndarray]:
     """Seconds of the protocol, and the scores of each clip."""
     step, mesh = jitted_forward(create_model(run.experiment.model), make_mesh()), make_mesh()
-    first = itertools.islice(batches(run, positions, crops), 1)
-    clip_scores(run.variables, step, first, mesh)  # compiles
+    with contextlib.closing(batches(run, positions, crops)) as some:
+        clip_scores(run.variables, step, itertools.islice(some, 1), mesh)  # compiles
     began = time.perf_counter()
     found = clip_scores(run.variables, step, batches(run, positions, crops), mesh)
     return time.perf_counter() - began, np.stack([found[v] for v in run.videos.tolist()])

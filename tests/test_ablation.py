@@ -190,8 +190,9 @@ def trained(monkeypatch):
     return calls
 
 
-def ablate(workdir, rows, seeds="01", **evaluation):
+def ablate(workdir, rows, seeds="01", rate=0.02, threads=0, **evaluation):
     config = quickstart.get_config()
+    config.optimizer.learning_rate, config.input.threads = rate, threads
     config.evaluation.update(evaluation)
     return ablation.ablate(config.to_dict(), SHARDS, workdir, seeds, rows)
 
@@ -210,6 +211,25 @@ def test_what_ended_with_another_config_is_run_again(trained, tmp_path):
     ablate(tmp_path, "A", positions=2)
     ablate(tmp_path, "A", positions=3)
     assert trained == ["A0", "A1"] * 2
+
+
+def test_a_network_is_not_given_out_as_that_of_another_training(trained, tmp_path):
+    ablate(tmp_path, "B", rate=0.01)
+    with pytest.raises(
+        ValueError, match=r"trained otherwise \(optimizer\.learning_rate 0\.01 there"
+    ):
+        ablate(tmp_path, "AB", rate=0.02)
+    assert trained == ["B0", "B1"]
+    ablate(tmp_path, "B", rate=0.01, threads=3)
+    assert trained == ["B0", "B1"]
+
+
+def test_rows_of_another_training_are_marked(trained, tmp_path):
+    assert "*" not in ablate(tmp_path, "AB", rate=0.01)
+    lines = ablate(tmp_path, "C", rate=0.02).splitlines()
+    marked = [line.split()[0] for line in lines if line.endswith(" *")]
+    assert marked == ["A:", "B:"]
+    assert lines[-1] == "* trained by another config than the last run"
 
 
 def test_a_table_holds_all_that_was_run_by_one_protocol(trained, tmp_path):

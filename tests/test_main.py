@@ -120,6 +120,8 @@ def test_predict_agrees_with_evaluate(trained, sprites, run):
         (("--config.training.weights=no.npz",), "weights no.npz: no such file"),
         (("--config=configs/nothing.py",), "configs/nothing.py"),
         (("--mode=evaluate",), "no checkpoint; train first"),
+        (("--weights=no.npz",), "takes no --weights: it is for fuse; --config.training.weights"),
+        (("--mode=fuse", "--scores=a.npz"), "--mode=fuse takes no --config"),
     ],
 )
 def test_bad_input_gets_one_line(more, message, sprites, tmp_path, run):

@@ -30,7 +30,8 @@ def ablate(
     """Runs rows of the ablation and returns the tables of all that the workdir holds.
 
     A run lies in `<row>/seed<seed>`. One that ended with the same config is not repeated, one that
-    was interrupted goes on. After each the tables are written to the workdir (`write_tables`).
+    was interrupted goes on. After each the tables are written to the workdir (`write_tables`), of
+    the runs that were tested as the last one was; rows that were trained otherwise are marked.
 
     Args:
       config: of an experiment; each row replaces its seed and the fields of `Row.model`. In
@@ -39,7 +40,8 @@ def ablate(
       names: of rows to run; all where there are none.
 
     Raises:
-      ValueError: an unknown row or seed, or as `loop.train` and `protocol.evaluate`.
+      ValueError: an unknown row or seed, a folder of a run that was trained otherwise, or as
+        `loop.train` and `protocol.evaluate`.
       Interrupted: asked to stop; the run that was under way has written a checkpoint.
     """
     numbers = choose_seeds(seeds)
@@ -48,6 +50,8 @@ def ablate(
         for seed in numbers
         for row in choose_rows(names)
     }
+    for key, experiment in plan.items():
+        _check_trained(_folder(workdir, key), run_record(experiment, shards))
     text = ""
     with interruption() as requested:
         for number, (key, experiment) in enumerate(plan.items(), start=1):
@@ -55,7 +59,8 @@ def ablate(
             if requested(number):
                 raise Interrupted(f"stopped before {folder}: run the same again")
             record = run_record(experiment, shards)
-            if (_read_result(folder) or {}).get("run") != record:
+            done = _read_result(folder)
+            if not done or _settings(done["run"], _PLACE) != _settings(record, _PLACE):
                 say(f"run {number} of {len(plan)}: {folder}")
                 loop.train(experiment, shards, folder, protocol.validator(experiment, shards))
                 report = protocol.evaluate(experiment, shards, folder)
@@ -81,6 +86,45 @@ def row_experiment(config: Mapping[str, Any], row: Row, seed: int, num_classes: 
     return dataclasses.replace(experiment, training=training)
 
 
+# What of a config does not change a result, and what beside it does not change a network.
+_PLACE = ("data.dir", "input.threads", "evaluation.batch_size", "training.log_every", "profile")
+_PLACE += ("mesh",)
+_TEST = ("input.test_tau", "input.test_scale", "evaluation")
+# What rows of a table differ in: their form, their seed, and the streams that they begin from.
+_ROW = ("model", "input.streams", "input.snippets", "seed", "training.weights")
+
+
+def _settings(record: Mapping[str, Any], less: Sequence[str]) -> dict[str, Any]:
+    """Values of a run's record by key, less some keys or sections."""
+    flat = {
+        f"{section}.{key}": value
+        for section, values in record.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.strip(".") not in less and key.partition(".")[0] not in less
+    }
+
+
+def _check_trained(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuses a run of another training: its network would be given out as this config's."""
+    if not (folder / "config.json").is_file():
+        return
+    there = _settings(json.loads((folder / "config.json").read_text()), _PLACE + _TEST)
+    here = _settings(record, _PLACE + _TEST)
+    lines = [
+        f"{key.strip('.')} {there.get(key)!r} there, {value!r} here"
+        for key, value in here.items()
+        if there.get(key) != value
+    ]
+    if lines:
+        raise ValueError(
+            f"{folder}: trained otherwise ({'; '.join(lines)}); give another --workdir"
+        )
+
+
 def _write_result(folder: Path, report: Path) -> None:
     """Writes the run's accuracy beside its config, which says what it began from."""
     files = {"run": folder / "config.json", "summary": report / "summary.json"}
@@ -101,10 +145,15 @@ def _read_result(folder: Path) -> dict[str, Any] | None:
 
 def _results(workdir: Path, seeds: Sequence[int], latest: tuple[str, int]) -> Results:
     """Summaries by row and seed of the runs whose protocol is that of `latest`."""
-    found = {key: _read_result(_folder(workdir, key)) for key in itertools.product(ROWS, seeds)}
-    results = {key: result["summary"] for key, result in found.items() if result}
-    wanted = protocol_of(results[latest])
-    return {key: summary for key, summary in results.items() if protocol_of(summary) == wanted}
+    read = {key: _read_result(_folder(workdir, key)) for key in itertools.product(ROWS, seeds)}
+    found = {key: result for key, result in read.items() if result}
+    ways = {key: _settings(result["run"], _PLACE + _TEST + _ROW) for key, result in found.items()}
+    wanted = protocol_of(found[latest]["summary"])
+    return {
+        key: result["summary"] | {"trained_otherwise": ways[key] != ways[latest]}
+        for key, result in found.items()
+        if protocol_of(result["summary"]) == wanted
+    }
 
 
 def _folder(workdir: Path, key: tuple[str, int]) -> Path:

@@ -25,6 +25,7 @@ class Line:
       mean, std: over seeds; std is that of a sample, None of a single seed.
       gain, gain_std: over the line above, of the seeds that both have; None where there is none.
       paper: of the paper's row.
+      otherwise: some of its runs were trained by another config than the last one.
       accuracies: by seed.
     """
 
@@ -37,12 +38,14 @@ class Line:
     gain: float | None
     gain_std: float | None
     paper: float
+    otherwise: bool
     accuracies: Mapping[int, float]
 
 
 def protocol_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What an accuracy means; those in one table must agree in it."""
-    keys = ("dataset", "digest", "split", "num_clips", "protocol", "crop", "test_tau", "motion")
+    keys = ("dataset", "digest", "split", "num_clips", "protocol", "crop", "test_scale")
+    keys += ("test_tau", "motion")
     return {key: summary.get(key) for key in keys}
 
 
@@ -51,19 +54,27 @@ def lines(results: Results) -> Iterator[Line]:
     for title, rows in TABLES.items():
         above: Mapping[int, float] = {}
         for row in rows:
-            found = {
-                seed: summary["mean_class_accuracy"]
-                for (name, seed), summary in results.items()
-                if name == row.name
-            }
+            own = {seed: results[name, seed] for name, seed in results if name == row.name}
+            found = {seed: summary["mean_class_accuracy"] for seed, summary in own.items()}
             if not found:
                 continue
             gains = [found[seed] - above[seed] for seed in found if seed in above]
             mean, std = _mean_std(list(found.values()))
             gain, gain_std = _mean_std(gains) if gains else (None, None)
             paper = round(row.paper / 100, 4)
+            otherwise = any(summary.get("trained_otherwise") for summary in own.values())
             yield Line(
-                title, row.name, row.label, len(found), mean, std, gain, gain_std, paper, found
+                title,
+                row.name,
+                row.label,
+                len(found),
+                mean,
+                std,
+                gain,
+                gain_std,
+                paper,
+                otherwise,
+                found,
             )
             above = found
 
@@ -97,7 +108,7 @@ def tables_text(results: Results) -> str:
             parts += [title, f"  {'':{width}} {header}"]
         cells = f"{_percent(line.mean):>6} {_percent(line.std):>5} {_percent(line.gain, '+'):>6}"
         cells += f" {_percent(line.gain_std):>5} {line.n:>3} {_percent(line.paper):>6}"
-        parts.append(f"  {line.label:{width}} {cells}")
+        parts.append(f"  {line.label:{width}} {cells}" + " *" * line.otherwise)
     about = protocol_of(next(iter(results.values())))
     seeds = ", ".join(map(str, sorted({seed for _, seed in results})))
     return "\n".join(
@@ -107,6 +118,7 @@ def tables_text(results: Results) -> str:
             f"{about['split']}, {about['protocol']}, crop {about['crop']}, seeds {seeds};",
             "std: of a sample, over seeds; gain: over the line above, same seeds;",
             "paper: UCF101, BN-Inception (the authors' slides)",
+            *["* trained by another config than the last run"] * any(x.otherwise for x in found),
         ]
     )
 

@@ -1,7 +1,7 @@
 """What saved scores say together: fused to one result, or models side by side on the same clips."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from jaxtyping import Float
 from stpyramid_jax.evaluation import metrics
 from stpyramid_jax.evaluation.report import write_report
 from stpyramid_jax.evaluation.scores import Scores, fuse, load, matched
+from stpyramid_jax.progress import say
+
+# What models must have been tested alike in.
+_ALIKE = ("protocol", "crop", "test_scale", "test_tau", "digest", "clips_trained_on")
 
 
 def fuse_files(files: str, weights: str | None, folder: Path) -> Path:
@@ -23,7 +27,13 @@ def fuse_files(files: str, weights: str | None, folder: Path) -> Path:
     Raises:
       ValueError: what `load` and `fuse` raise, or weights that are no numbers.
     """
-    runs = [load(Path(file)) for file in _split(files, ",")]
+    paths = [Path(file) for file in _split(files, ",")]
+    if (folder / "scores.npz").resolve() in [path.resolve() for path in paths]:
+        raise ValueError(
+            f"--workdir={folder}: holds one of the --scores, which the result would replace; give "
+            "another folder"
+        )
+    runs = [load(path) for path in paths]
     given = _split(weights, ",") if weights else ["1"] * len(runs)
     try:
         numbers = [float(weight) for weight in given]
@@ -40,7 +50,8 @@ def compare(models: str, folder: Path) -> str:
     Of each model mean class accuracy and top-1 of each split, their means over splits, and 95 %
     intervals; of each but the first, against the first: the difference with the interval of the
     paired bootstrap, and McNemar's exact test over the clips of all splits. A test is of its pair
-    alone; many pairs find a small p by chance.
+    alone; many pairs find a small p by chance. Where splits share test clips (HMDB51's do) these
+    would be counted as if they were different: means are given then, without intervals and tests.
 
     Args:
       models: `D1.npz+D2.npz,A1.npz+A2.npz`: models by commas, the splits of each by plus signs.
@@ -55,9 +66,12 @@ def compare(models: str, folder: Path) -> str:
     if len({len(of_one) for of_one in files}) > 1:
         counts = ", ".join(str(len(of_one)) for of_one in files)
         raise ValueError(f"--scores={models}: models of {counts} splits; give the same for each")
-    repeated = [file for of_one in files for file in of_one if of_one.count(file) > 1]
-    if repeated:
-        raise ValueError(f"--scores={models}: {repeated[0]} is there twice in one model")
+    for of_one in files:
+        paths = [Path(file).resolve() for file in of_one]
+        if repeated := [
+            file for file, path in zip(of_one, paths, strict=True) if paths.count(path) > 1
+        ]:
+            raise ValueError(f"--scores={models}: {repeated[0]} is there twice in one model")
     splits = []
     for number, of_split in enumerate(zip(*files, strict=True), 1):
         try:
@@ -65,20 +79,35 @@ def compare(models: str, folder: Path) -> str:
         except ValueError as error:
             raise ValueError(f"split {number}: {error}") from error
     runs = list(zip(*splits, strict=True))
-    found = [_results(of_one) for of_one in runs]
+    names = [name for run in runs[0] for name in run.names]
+    apart = len({*names}) == len(names)
+    if not apart:
+        shared = len(names) - len({*names})
+        say(f"{shared} clips are in more than one split: no intervals of means, no tests")
+    for line in _differing(splits):
+        say(line)
+    found = [_results(of_one, apart) for of_one in runs]
     for result, of_one in zip(found[1:], runs[1:], strict=True):
-        result["against_first"] = _difference(of_one, runs[0])
-    for result, of_one in zip(found, files, strict=True):
-        result["files"] = of_one
+        result["against_first"] = _difference(of_one, runs[0], apart)
+    for result, of_one, own in zip(found, files, runs, strict=True):
+        result |= {"files": of_one, "protocols": [dict(run.protocol) for run in own]}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(json.dumps({"models": found}, indent=2) + "\n")
     return table(found)
 
 
-def _results(splits: Sequence[Scores]) -> dict[str, Any]:
+def _differing(splits: Sequence[Sequence[Scores]]) -> Iterator[str]:
+    """What the models of a split were not tested alike in, a line each."""
+    for number, of_split in enumerate(splits, 1):
+        for key in _ALIKE:
+            values = dict.fromkeys(str(run.protocol.get(key)) for run in of_split)
+            if len(values) > 1:
+                yield f"split {number}: {key.replace('_', ' ')} differs: {', '.join(values)}"
+
+
+def _results(splits: Sequence[Scores], apart: bool) -> dict[str, Any]:
     """Accuracies of one model: of each split, and their means."""
     found: dict[str, Any] = {"splits": []}
-    draws = _draws([(run.hits.astype(np.int64), run.labels) for run in splits])
     for run in splits:
         counts = metrics.confusion(run.scores, run.labels)
         found["splits"].append(
@@ -89,13 +118,20 @@ def _results(splits: Sequence[Scores]) -> dict[str, Any]:
                 **metrics.intervals(run.scores, run.labels),
             }
         )
-    for key, of_key in zip(("top1", "mean_class_accuracy"), draws, strict=True):
-        found[key] = float(np.mean([split[key] for split in found["splits"]]))
-        found[f"{key}_interval"] = metrics.interval(of_key)
+    draws = _draws([(run.hits.astype(np.int64), run.labels) for run in splits])
+    clips = {
+        "top1": [len(run.labels) for run in splits],
+        "mean_class_accuracy": [metrics.effective_clips(run.labels) for run in splits],
+    }
+    for key, of_key in zip(clips, draws, strict=True):
+        found[key] = mean = float(np.mean([split[key] for split in found["splits"]]))
+        if apart:
+            told = metrics.effective(clips[key])
+            found[f"{key}_interval"] = metrics.accuracy_interval(mean, told, of_key)
     return found
 
 
-def _difference(splits: Sequence[Scores], first: Sequence[Scores]) -> dict[str, Any]:
+def _difference(splits: Sequence[Scores], first: Sequence[Scores], apart: bool) -> dict[str, Any]:
     """Of one model against another over the same clips, the mean over splits."""
     pairs = list(zip(splits, first, strict=True))
     differences = [
@@ -105,13 +141,17 @@ def _difference(splits: Sequence[Scores], first: Sequence[Scores]) -> dict[str, 
     own, other = (np.concatenate([run.hits for run in runs]) for runs in (splits, first))
     top1, classes = _draws(differences)
     mean = np.mean([_class_mean(values, labels) for values, labels in differences])
-    return {
+    found = {
         "mean_class_accuracy": float(mean),
-        "mean_class_accuracy_interval": metrics.interval(classes),
         "top1": float(np.mean([values.mean() for values, _ in differences])),
-        "top1_interval": metrics.interval(top1),
         "only_this_right": int((own & ~other).sum()),
         "only_first_right": int((other & ~own).sum()),
+    }
+    if not apart:
+        return found
+    return found | {
+        "mean_class_accuracy_interval": metrics.interval(classes),
+        "top1_interval": metrics.interval(top1),
         "mcnemar_p": metrics.mcnemar(own, other),
     }
 
@@ -139,7 +179,7 @@ def table(models: Sequence[dict[str, Any]]) -> str:
         if versus := model.get("against_first"):
             row += [f"{100 * versus['mean_class_accuracy']:+.1f}", _range(versus)]
             row += [str(versus["only_this_right"]), str(versus["only_first_right"])]
-            row += [f"{versus['mcnemar_p']:.2g}"]
+            row += [f"{versus['mcnemar_p']:.2g}" if "mcnemar_p" in versus else "-"]
         rows.append([*row, *[""] * (len(head) - len(row))])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -155,6 +195,8 @@ def _percent(share: float) -> str:
 
 
 def _range(result: dict[str, Any]) -> str:
+    if "mean_class_accuracy_interval" not in result:
+        return "-"
     low, high = result["mean_class_accuracy_interval"]
     return f"{_percent(low)} to {_percent(high)}"
 

@@ -1,5 +1,7 @@
 """Accuracy of class scores, and how sure it is."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import binomtest
@@ -18,9 +20,19 @@ def confusion(
 
 def topk_accuracy(scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
     """Share of clips whose class is among the k best scores; a tie counts against the clip."""
+    return float(np.mean(_ranks(scores, labels) <= k))
+
+
+def top1_hits(
+    scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
+    """Whether a clip's class has the best score, alone."""
+    return _ranks(scores, labels) == 1
+
+
+def _ranks(scores: np.ndarray, labels: np.ndarray) -> Int[np.ndarray, " N"]:
     own = scores[np.arange(len(labels)), labels][:, None]
-    rank = (~(scores < own)).sum(axis=1)  # a score that is no number is no hit either
-    return float(np.mean(rank <= k))
+    return (~(scores < own)).sum(axis=1)  # a score that is no number is no hit either
 
 
 def class_accuracies(counts: Int[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
@@ -78,13 +90,44 @@ def interval(draws: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def accuracy_interval(
+    share: float, clips: float, draws: Float[np.ndarray, " draws"]
+) -> tuple[float, float]:
+    """The 95 % interval of an accuracy: the bootstrap's, no narrower than Wilson's (1927).
+
+    With few errors the bootstrap is too narrow, and without any it has no width.
+
+    Args:
+      share: the accuracy.
+      clips: how many it is of; of a mean over classes or splits, `effective` ones.
+    """
+    z2 = 1.96**2
+    middle = (share + z2 / 2 / clips) / (1 + z2 / clips)
+    half = (z2 * (share * (1 - share) / clips + z2 / 4 / clips**2)) ** 0.5 / (1 + z2 / clips)
+    low, high = interval(draws)
+    return max(0.0, min(low, middle - half)), min(1.0, max(high, middle + half))
+
+
+def effective(counts: Sequence[float]) -> float:
+    """Clips that tell as much in one mean as parts of so many do in the mean of their means."""
+    return float(len(counts) ** 2 / np.sum(1 / np.asarray(counts)))
+
+
+def effective_clips(labels: Int[np.ndarray, " N"]) -> float:
+    """`effective` of the classes' clips."""
+    return effective(np.unique(labels, return_counts=True)[1].tolist())
+
+
 def intervals(
     scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]
 ) -> dict[str, tuple[float, float]]:
     """The 95 % intervals `top1_interval` and `mean_class_accuracy_interval` over clips."""
-    hits = (scores.argmax(axis=1) == labels).astype(np.int64)
-    over_clips, over_classes = resampled(hits, labels)
+    hits = top1_hits(scores, labels)
+    over_clips, over_classes = resampled(hits.astype(np.int64), labels)
+    classes = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
     return {
-        "top1_interval": interval(over_clips),
-        "mean_class_accuracy_interval": interval(over_classes),
+        "top1_interval": accuracy_interval(float(hits.mean()), len(hits), over_clips),
+        "mean_class_accuracy_interval": accuracy_interval(
+            float(classes), effective_clips(labels), over_classes
+        ),
     }

@@ -1,6 +1,7 @@
 """Class scores of an evaluation as a file, and the sum of several."""
 
 import dataclasses
+import itertools
 import json
 import math
 import zipfile
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from stpyramid_jax.evaluation.metrics import top1_hits
 
 _NAMED = 3  # clips in an error
 
@@ -49,8 +52,8 @@ class Scores:
 
     @property
     def hits(self) -> Bool[np.ndarray, " N"]:
-        """Whether the best score is that of the true class."""
-        return self.scores.argmax(axis=1) == self.labels
+        """Whether the best score is that of the true class, alone."""
+        return top1_hits(self.scores, self.labels)
 
 
 def save(scores: Scores, path: Path) -> None:
@@ -157,14 +160,16 @@ def fuse(runs: Sequence[Scores], weights: Sequence[float]) -> Scores:
     runs = matched(runs)
     total = np.average([run.scores for run in runs], axis=0, weights=weights)
     protocols = [run.protocol for run in runs]
-    keys = dict.fromkeys(key for protocol in protocols for key in protocol)
+    # Those that a report shows, whoever wrote the scores.
+    keys = dict.fromkeys(["dataset", "split", "protocol", *itertools.chain(*protocols)])
     protocol = {key: _joined([of_one.get(key) for of_one in protocols]) for key in keys}
     return dataclasses.replace(runs[0], scores=total, protocol=protocol | {"weights": [*weights]})
 
 
 def _joined(values: Sequence[Any]) -> Any:
+    values = ["-" if value is None else value for value in values]
     same = all(value == values[0] for value in values)
-    return values[0] if same else " + ".join("-" if v is None else str(v) for v in values)
+    return values[0] if same else " + ".join(map(str, values))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ device. Images of a sample are uint8, by the names of `InputConfig.inputs`:
     frames  [T, L + 1, H, W, 3]   frames of each snippet, for their differences
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -106,7 +107,7 @@ def eval_batches(
     process_count: int = 1,
     parts: int = 1,
     snippets: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Every view of every video once over all processes, in batches of equal shape.
 
     A view is one crop of one position. Of the `batch_size` views of a batch, process p has the p-th
@@ -139,11 +140,16 @@ def eval_batches(
 
     size = share.rows // parts
     reader = ViewReader(source, videos, config, positions, crops, size, snippets, mine)
-    batches = _batches(reader.read, reader.shapes(parts), share, reader.places, config.threads)
-    return (
-        {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in batch.items()}
-        for batch in batches
+    batches = iter(
+        _batches(reader.read, reader.shapes(parts), share, reader.places, config.threads)
     )
+
+    def divided():
+        with contextlib.closing(batches):  # else threads read on if nobody wants the rest
+            for batch in batches:
+                yield {name: x.reshape(parts, -1, *x.shape[1:]) for name, x in batch.items()}
+
+    return divided()
 
 
 def apart(batch: Mapping[str, np.ndarray]) -> Row:

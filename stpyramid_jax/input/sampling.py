@@ -76,10 +76,10 @@ def test_samples(
     where the grid's spacing g is the largest divisor of tau up to R / (P - 1), at least 1. Snippets
     lie tau apart, so that those of one window are those of others: of 25 windows over a clip of
     UCF101, tau = 6, half as many are left. With g = 1 (T = 1, or a short clip) they
-    reach both ends; Temporal Segment Networks round their step down and may stop short of the last. A
-    clip shorter than that repeats positions. How the pyramid's
-    authors choose tau and t in testing is not known: tau is the caller's, lowered by `fit_tau` as
-    in training, and t is the window's middle.
+    reach both ends; Temporal Segment Networks round their step down and may stop short of the last.
+    A clip shorter than that repeats positions. How the pyramid's authors choose tau and t in
+    testing is not known: tau is the caller's, lowered by `fit_tau` as in training, and t is the
+    window's middle.
 
     Raises:
       ValueError: a clip without any field.

@@ -139,3 +139,38 @@ def test_mcnemar_is_the_binomial_test_of_discordant_clips():
     # Two or fewer of eleven, or nine or more.
     assert mcnemar(first, second) == pytest.approx(2 * (1 + 11 + 55) / 2**11)
     assert mcnemar(second, first) == mcnemar(first, second)
+
+
+def test_the_result_of_a_fusion_does_not_replace_a_part(tmp_path):
+    first = write(tmp_path / "scores.npz", [1, 0, 1], [0, 1, 2])
+    before = (tmp_path / "scores.npz").read_bytes()
+    with pytest.raises(ValueError, match=r"holds one of the --scores.*; give another folder"):
+        fuse_files(f"{first},{first}", None, tmp_path)
+    assert (tmp_path / "scores.npz").read_bytes() == before
+
+
+def test_clips_of_several_splits_are_not_counted_as_if_they_were_others(tmp_path, capsys):
+    models = []
+    for name, hits in (("one", [1, 1, 0] * 4), ("two", [0, 1, 0] * 4)):
+        files = [write(tmp_path / f"{name}{k}.npz", hits, [0, 1, 2] * 4) for k in (1, 2)]
+        models.append("+".join(files))
+    text = compare(",".join(models), tmp_path / "out")
+    assert "12 clips are in more than one split: no intervals of means" in capsys.readouterr().err
+    one, two = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
+    assert one["mean_class_accuracy"] == pytest.approx(2 / 3)
+    assert "mean_class_accuracy_interval" not in one
+    assert two["against_first"].keys() == {
+        *("mean_class_accuracy", "top1", "only_this_right", "only_first_right")
+    }
+    assert text.splitlines()[2].split()[-1] == "-"
+
+
+def test_models_that_were_tested_otherwise_are_told(tmp_path, capsys):
+    first = write(tmp_path / "a.npz", [1, 0, 1], [0, 1, 2])
+    run = load(tmp_path / "a.npz")
+    other = Scores(run.scores, run.labels, run.names, run.classes, {**run.protocol, "crop": 16})
+    save(other, tmp_path / "b.npz")
+    compare(f"{first},{tmp_path / 'b.npz'}", tmp_path / "out")
+    assert "split 1: crop differs: 8, 16" in capsys.readouterr().err
+    models = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
+    assert [model["protocols"][0]["crop"] for model in models] == [8, 16]

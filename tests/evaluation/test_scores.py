@@ -154,7 +154,8 @@ def test_the_protocol_tells_what_was_fused():
         [draw(0, split="split1", step=5, crop=8), draw(1, split="split1", step=7)], [1, 1.5]
     )
     expected = {"split": "split1", "step": "5 + 7", "crop": "8 + -", "weights": [1, 1.5]}
-    assert fused.protocol == expected
+    unknown = {"dataset": "-", "protocol": "-"}
+    assert fused.protocol == unknown | expected
 
 
 @pytest.mark.parametrize(
