@@ -27,6 +27,8 @@ _FIXED = ("data.split", "data.validation", "input.crop", "seed")
 _FREE = ("model.dtype", "model.remat")
 # Fields that the data set or another section gives.
 _GIVEN = {"model": ("num_classes",), "input": ("streams", "motion", "snippets", "snippet_length")}
+# What a model must know of its data set.
+_DATASET = {"name", "digest", "classes", "size", "flow"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +214,7 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     """The experiment and the data set that `config.json` of a workdir holds.
 
     Raises:
-      ValueError: there is no such file.
+      ValueError: there is no such file, or it does not hold all of it.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -221,6 +223,8 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     try:
         parts = {name: _section(cls, record, name) for name, cls in _sections().items()}
         whole = Experiment(seed=record["seed"], profile=record["profile"], **parts)
+        if lacking := _DATASET - record["dataset"].keys():
+            raise ValueError(f"dataset lacks {', '.join(sorted(lacking))}")
         return whole, record["dataset"]
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: of another version ({error})") from error

@@ -51,9 +51,12 @@ def export_model(workdir: Path) -> list[Path]:
     and pools have the forms of the machine that exports: right on every platform, fast on its own.
 
     Raises:
-      ValueError: no trained run in the workdir.
+      ValueError: no trained run in the workdir, or its `export` is a file.
     """
     experiment, dataset = load_experiment(workdir)
+    folder = workdir / "export"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; rename it, the export makes a folder of this name")
     trained = load_trained(experiment, workdir, make_mesh())
     width, height = dataset["size"]
     (view,) = test_views((height, width), experiment.input.test_scale, crops=1)
@@ -71,19 +74,21 @@ def export_model(workdir: Path) -> list[Path]:
         exported = export.export(program, platforms=_PLATFORMS)(inputs)
     signature = _signature(experiment, dataset, inputs) | {"step": trained.step}
 
-    folder = workdir / "export"
     folder.mkdir(exist_ok=True)
-    shutil.rmtree(folder / "saved_model", ignore_errors=True)  # may be of an earlier checkpoint
+    saved_model = folder / "saved_model"
+    shutil.rmtree(saved_model, ignore_errors=True)  # may be of an earlier checkpoint
     paths = [
         _write(folder / "pyramid.stablehlo", exported.serialize()),
         _write(folder / "signature.json", (json.dumps(signature, indent=2) + "\n").encode()),
     ]
     try:
         with _nameless_sources():
-            return [*paths, _write_saved_model(folder / "saved_model" / "1", program, inputs)]
-    except (ImportError, NotImplementedError) as error:
-        say(f"export: no SavedModel, which TensorFlow writes ({error})")
-        return paths
+            paths.append(_write_saved_model(saved_model / "1", program, inputs))
+    except Exception as error:  # TensorFlow's may be any; what is written needs none of it
+        shutil.rmtree(saved_model, ignore_errors=True)  # what there is of one would be served
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"export: no SavedModel, which TensorFlow writes ({reason})")
+    return paths
 
 
 def _probabilities(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax import export
 
+from stpyramid_jax import export as exporting
 from stpyramid_jax.experiment import build_experiment, default_config
 from stpyramid_jax.export import cut, export_model
 from stpyramid_jax.input import augment
@@ -248,6 +249,41 @@ def test_a_workdir_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint; train first"):
         export_model(run.workdir)
     assert not (run.workdir / "export").exists()
+
+
+@pytest.mark.parametrize("key", DATASET)
+def test_a_record_that_lacks_a_fact_of_the_data_set_is_refused(key, tmp_path):
+    run = trained(tmp_path / "run", "spatial")
+    path = run.workdir / "config.json"
+    record = json.loads(path.read_text())
+    del record["dataset"][key]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"of another version \(dataset lacks {key}\)$"):
+        export_model(run.workdir)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    run = trained(tmp_path / "run", "spatial")
+    (run.workdir / "export").write_text("mine")
+    with pytest.raises(ValueError, match=r"run/export: is a file"):
+        export_model(run.workdir)
+    assert (run.workdir / "export").read_text() == "mine"
+
+
+def test_whatever_tensorflow_says_the_program_is_there(tmp_path, monkeypatch, capsys):
+    run = trained(tmp_path / "run", "spatial")
+
+    def failing(folder, program, inputs):
+        folder.mkdir(parents=True)
+        raise RuntimeError("no\nway")
+
+    monkeypatch.setattr(exporting, "_write_saved_model", failing)
+    paths = export_model(run.workdir)
+    assert [path.name for path in paths] == ["pyramid.stablehlo", "signature.json"]
+    assert "no SavedModel, which TensorFlow writes (RuntimeError: no way)\n" in (
+        capsys.readouterr().err
+    )
+    assert {path.name for path in paths[0].parent.iterdir()} == {path.name for path in paths}
 
 
 def test_a_second_export_leaves_nothing_of_the_first(tmp_path, capsys):

@@ -17,9 +17,11 @@ from stpyramid_jax.evaluation.videos import shown
 from stpyramid_jax.input.augment import test_views
 from stpyramid_jax.preparation.sources.decode import frames
 from stpyramid_jax.preparation.sources.flow import dequantise
+from stpyramid_jax.progress import say
 
 _LONGEST = 6.0  # pixels of the prepared frame; one scale for a video, whose colours then keep still
 _LEAST_HEIGHT = 240  # pixels, for words that can be read
+_LEAST_RATE = Fraction(1, 1001)  # frames a second
 _WHITE, _DARK = (255, 255, 255), (40, 40, 40)
 
 
@@ -34,7 +36,8 @@ def write_overlay(
     """Writes a video as MP4, H.264 where PyAV has it and MPEG-4 elsewhere, without its sound.
 
     Each frame shows the moment whose middle is nearest. Frames are counted and shown `rate` a
-    second. Low videos are enlarged by a whole factor; odd sides grow by a line.
+    second; slower ones are shown at one in 1001 seconds, and that is said. Low videos are enlarged
+    by a whole factor; odd sides grow by a line.
 
     Args:
       found: of `moments`, all of them.
@@ -42,7 +45,10 @@ def write_overlay(
       path: what is there is replaced once all is written.
       test_scale: of the crop that the model sees, part of the frame's short side.
     """
+    if rate < _LEAST_RATE:
+        say(f"{shown(video)}: {rate} frames a second, shown as {_LEAST_RATE}")
     part = path.with_name(f".{path.name}.part")
+    rate = max(rate.limit_denominator(1001), _LEAST_RATE)
     pictures = _pictures(frames(video), found, classes, test_scale)
     try:
         with part.open("wb") as file:
@@ -56,7 +62,7 @@ def _encode(pictures: Iterator[np.ndarray], file: Any, rate: Fraction) -> None:
     codec = "libx264" if "libx264" in codecs_available else "mpeg4"
     first = next(pictures)
     with av.open(file, "w", format="mp4") as container:
-        stream: Any = container.add_stream(codec, rate=rate.limit_denominator(1001))
+        stream: Any = container.add_stream(codec, rate=rate)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(first, "rgb24")))

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import Array
 
 from stpyramid_jax.evaluation.overlay import write_overlay
@@ -66,37 +68,45 @@ def predict(
       overlay: also writes this MP4, of a single video (`write_overlay`).
 
     Raises:
-      ValueError: before all else, no trained run, no video, or an overlay that cannot be; after
-        all videos are done, a line for each that does not decode or is too short.
+      ValueError: before all else, no trained run, no video, or a folder or an overlay that cannot
+        be; after all videos are done, a line for each that does not decode or is too short, or
+        whose timeline or overlay failed.
     """
     paths = find_videos(videos)
     if overlay:
         _check_overlay(overlay, paths)
-    run = load_run(workdir)
-    config, settings = run.experiment.input, run.experiment.evaluation
+    experiment, dataset = load_experiment(workdir)
     out = out or workdir / "predictions"
+    _make_folder("--out", out)
+    if overlay:
+        _make_folder("--overlay", overlay.parent)
+    run = load_run(workdir, experiment, dataset)
+    settings = experiment.evaluation
     base = os.path.commonpath([path.parent for path in paths]) or "."
     rows, faults = [], []
     try:
         for path in paths:
             try:
-                clip = Clip(path, run.size, run.method, config, settings.positions)
+                clip = Clip(path, run.size, run.method, experiment.input, settings.positions)
                 found = Prediction(path, _probabilities(run, clip))
-                if timeline or overlay:
-                    file = out / f"{os.path.relpath(path, base)}.csv" if timeline else None
-                    _watch(run, path, clip.videos[0].frames, file, overlay)
             except UnreadableVideo as error:
                 faults.append(f"{path}: {error}")
                 rows.append({"video": str(path), "error": str(error)})
-            else:
-                rows.append({"video": str(path), "probabilities": found.probabilities})
-                yield found
+                continue
+            rows.append({"video": str(path), "probabilities": found.probabilities})
+            yield found
+            if timeline or overlay:
+                file = out / f"{os.path.relpath(path, base)}.csv" if timeline else None
+                try:
+                    _watch(run, path, clip.videos[0].frames, file, overlay)
+                except (ValueError, OSError, FFmpegError) as error:
+                    faults.append(f"{path}: no timeline or overlay: {error}")
     finally:  # what was done by then is worth keeping
-        protocol = f"{settings.positions} positions x {settings.crops} crops"
-        record = {"protocol": protocol, "step": run.step, "videos": rows}
-        out.mkdir(parents=True, exist_ok=True)
-        write(out / "predictions.json", (json.dumps(record, indent=2) + "\n").encode())
-    say(f"predictions: {out}")
+        if any("probabilities" in row for row in rows):
+            protocol = f"{settings.positions} positions x {settings.crops} crops"
+            record = {"protocol": protocol, "step": run.step, "videos": rows}
+            write(out / "predictions.json", (json.dumps(record, indent=2) + "\n").encode())
+            say(f"predictions: {out}")
     refuse(faults)
 
 
@@ -113,6 +123,16 @@ def _check_overlay(overlay: Path, paths: Sequence[Path]) -> None:
         raise ValueError(f"--overlay={shown(overlay)}: give the name of an .mp4 file")
     if overlay.exists() and overlay.samefile(paths[0]):
         raise ValueError(f"--overlay={shown(overlay)}: is the video itself; give another name")
+
+
+def _make_folder(flag: str, folder: Path) -> None:
+    """Makes a folder, and makes sure that it takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f"{shown(folder)} is no folder to write into ({error.strerror})"
+        raise ValueError(f"{flag}: {reason}; give another") from error
 
 
 @dataclass(frozen=True)
@@ -133,13 +153,12 @@ class Run:
     look: Look
 
 
-def load_run(workdir: Path) -> Run:
-    """The trained run of a workdir.
+def load_run(workdir: Path, experiment: Experiment, dataset: Mapping[str, Any]) -> Run:
+    """The trained run of a workdir, of what its `config.json` holds.
 
     Raises:
       ValueError: there is none.
     """
-    experiment, dataset = load_experiment(workdir)
     mesh = make_mesh()
     trained = load_trained(experiment, workdir, mesh)
     method = dataset["flow"]
@@ -207,7 +226,6 @@ def _watch(
             timeline.parent.mkdir(parents=True, exist_ok=True)
             found = write_timeline(found, timeline, shown(path.name), run.classes, rate)
         if overlay:
-            overlay.parent.mkdir(parents=True, exist_ok=True)
             write_overlay(found, path, overlay, run.classes, rate, config.test_scale)
         deque(found, maxlen=0)  # what the overlay has not drawn from it
 

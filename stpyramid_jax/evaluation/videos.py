@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from stpyramid_jax.input.tfrecord import Video
 from stpyramid_jax.preparation.annotations.listing import UNWRITABLE, VIDEO_SUFFIXES
 from stpyramid_jax.preparation.sources.decode import UnreadableVideo, frames, opened
 from stpyramid_jax.preparation.sources.flow import flow_fields
+from stpyramid_jax.progress import progress_bar, say
+
+_SAID = 10_000  # frames that are counted from one line to the next
 
 
 def find_videos(videos: str) -> list[Path]:
@@ -65,7 +69,10 @@ class Clip:
         config: InputConfig,
         positions: int,
     ):
-        count = sum(1 for _ in frames(path))
+        count, title = 0, shown(path.name)
+        for count, _ in enumerate(frames(path), 1):
+            if count % _SAID == 0:
+                say(f"{title}: {count} frames so far")
         if count < config.snippet_length + 1:
             raise UnreadableVideo(
                 f"has {count} frames, fewer than the {config.snippet_length + 1} of one snippet"
@@ -85,7 +92,7 @@ class Clip:
         self._fields: dict[int, np.ndarray] = {}
         run: list[int] = []  # frames in a row whose flow is wanted
         images: list[np.ndarray] = []
-        for number, image in enumerate(frames(path, size)):
+        for number, image in enumerate(_told(frames(path, size), count, title)):
             if number in pictures:
                 self._frames[number] = image
             if number in wanted or number - 1 in wanted:
@@ -101,3 +108,11 @@ class Clip:
 
     def flow(self, video: int, start: int, length: int, family: str = "flow") -> np.ndarray:
         return np.stack([self._fields[number] for number in range(start, start + length)])
+
+
+def _told(images: Iterable[np.ndarray], count: int, title: str) -> Iterator[np.ndarray]:
+    """The frames of a video, and how many of them were taken."""
+    with progress_bar(count, f"frames of {title} read") as show:
+        for number, image in enumerate(images, 1):
+            yield image
+            show(number)

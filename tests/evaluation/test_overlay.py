@@ -155,3 +155,15 @@ def test_frames_that_change_their_size_are_brought_to_that_of_the_first():
     images = [np.zeros((240, 320, 3), np.uint8), np.zeros((100, 90, 3), np.uint8)]
     pictures = overlay._pictures(iter(images), iter([moment(0)]), CLASSES, 1.0)
     assert [picture.shape for picture in pictures] == [(240, 320, 3)] * 2
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_a_very_slow_video_is_shown_at_the_least_rate(codec, tmp_path, monkeypatch, capsys):
+    if codec == "mpeg4":
+        monkeypatch.setattr(overlay, "codecs_available", {"mpeg4"})
+    source, out = video(tmp_path / "a.avi", 3, (64, 48)), tmp_path / "o.mp4"
+    write_overlay([moment(0)], source, out, CLASSES, Fraction(1, 3000), 0.875)
+    assert frame_rate(out) == Fraction(1, 1001)
+    assert "a.avi: 1/3000 frames a second, shown as 1/1001" in capsys.readouterr().err
+    write_overlay([moment(0)], source, out, CLASSES, Fraction(1, 1001), 0.875)
+    assert not capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from stpyramid_jax import progress
 from stpyramid_jax.evaluation import predict as predicting
 from stpyramid_jax.evaluation import videos
 from stpyramid_jax.evaluation.predict import predict, table
@@ -78,6 +79,18 @@ def test_a_video_gives_the_views_of_the_whole_clip(clip, streams, motion, monkey
     held |= {(motion, number) for number in source._fields}
     assert held == set(whole.asked)
     assert len(held) < len(clip.images)
+
+
+def test_a_long_video_says_how_far_it_is_read(clip, monkeypatch, capsys):
+    monkeypatch.setattr(videos, "_SAID", 10)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    config = InputConfig(streams="spatial", snippets=1, snippet_length=3, crop=24, threads=1)
+    Clip(clip.path, SIZE, "dis", config, positions=1)
+    said, count = capsys.readouterr().err.splitlines(), len(clip.images)
+    counted, read = said[: count // 10], said[count // 10 :]
+    assert counted[0] == f"{clip.path.name}: 10 frames so far"
+    assert len(counted) == count // 10
+    assert read[-1].startswith(f"{count}/{count} frames of {clip.path.name} read")
 
 
 @pytest.fixture
@@ -153,7 +166,8 @@ def network():
 
 @pytest.fixture
 def run(network, monkeypatch):
-    monkeypatch.setattr(predicting, "load_run", lambda workdir: network)
+    monkeypatch.setattr(predicting, "load_experiment", lambda _: (network.experiment, {}))
+    monkeypatch.setattr(predicting, "load_run", lambda *_: network)
     return network
 
 
@@ -264,3 +278,48 @@ def test_what_was_done_before_an_interruption_is_written(run, tmp_path):
     coming.close()
     record = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
     assert [Path(row["video"]).name for row in record["videos"]] == ["a.avi"]
+
+
+@pytest.mark.parametrize("flag", ["--out", "--overlay"])
+def test_a_folder_that_cannot_be_is_refused_before_the_model_is_loaded(
+    run, flag, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predicting, "load_run", None)
+    path = write_video(tmp_path / "a.avi", 9)
+    (tmp_path / "file").write_text("words")
+    chosen = {"out": tmp_path / "file", "overlay": None}
+    if flag == "--overlay":
+        chosen = {"out": tmp_path, "overlay": tmp_path / "file" / "o.mp4"}
+    with pytest.raises(ValueError, match=f"{flag}: .*file is no folder to write into") as error:
+        next(predict(tmp_path, str(path), **chosen))
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "file").read_text() == "words"
+
+
+def test_a_workdir_without_a_run_stays_as_it_is(tmp_path):
+    path = write_video(tmp_path / "a.avi", 9)
+    with pytest.raises(ValueError, match=r"config.json: no such file"):
+        next(predict(tmp_path / "typo", str(path)))
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_prediction_outlives_its_timeline(run, tmp_path):
+    for name in ("a.avi", "b.avi"):
+        write_video(tmp_path / name, 9)
+    (tmp_path / "out" / "a.avi.csv").mkdir(parents=True)  # where the table would be
+    done = []
+    with pytest.raises(ValueError, match=r"a.avi: no timeline or overlay: .*directory") as error:
+        done.extend(predict(tmp_path, str(tmp_path / "*.avi"), tmp_path / "out", timeline=True))
+    assert len(str(error.value).splitlines()) == 1
+    assert [found.video.name for found in done] == ["a.avi", "b.avi"]
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["probabilities"] for row in record["videos"]] == [f.probabilities for f in done]
+    assert (tmp_path / "out" / "b.avi.png").is_file()
+
+
+def test_earlier_predictions_outlive_a_call_that_predicts_nothing(run, tmp_path):
+    (tmp_path / "no.avi").write_bytes(b"words")
+    (tmp_path / "predictions.json").write_text("earlier")
+    with pytest.raises(ValueError, match=r"no.avi: does not decode"):
+        next(predict(tmp_path, str(tmp_path / "no.avi"), tmp_path))
+    assert (tmp_path / "predictions.json").read_text() == "earlier"

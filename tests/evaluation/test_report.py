@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 from stpyramid_jax.evaluation.observation import Observations
 from stpyramid_jax.evaluation.report import gallery, table, write_report
 from stpyramid_jax.evaluation.report.confusion import class_rows, confused_pairs
-from stpyramid_jax.evaluation.report.curves import read_curves
+from stpyramid_jax.evaluation.report.curves import plot_curves, read_curves
 from stpyramid_jax.evaluation.report.features import embed
 from stpyramid_jax.evaluation.report.figures import class_colours, short
 from stpyramid_jax.evaluation.scores import load
@@ -179,6 +180,35 @@ def test_an_earlier_evaluation_leaves_nothing_behind(folder, tmp_path):
     assert not left & {"gallery", "tsne.png", "tsne.csv", "curves.png", "curves.csv"}
 
 
+def test_files_of_the_user_beside_the_gallery_s_are_left_alone(tmp_path):
+    mine = tmp_path / "gallery" / "holiday" / "right-01-frame.png"
+    mine.parent.mkdir(parents=True)
+    for path in (mine, mine.parent.with_name("right-turn.png")):
+        path.write_text("mine")
+    scores, labels, names = clips()
+    for observations in (observed(labels), None):
+        write_report(tmp_path, scores, labels, names, list("abcd"), PROTOCOL, observations)
+        written = (tmp_path / "gallery" / "gallery.csv").exists()
+        assert written == (observations is not None)
+        assert mine.read_text() == mine.parent.with_name("right-turn.png").read_text() == "mine"
+    left = {path.name for path in (tmp_path / "gallery").iterdir()}
+    assert left == {"holiday", "right-turn.png"}
+
+
+def test_no_old_page_stands_beside_new_numbers(tmp_path):
+    scores, labels, names = clips()
+    write_report(tmp_path, scores, labels, names, list("abcd"), PROTOCOL)
+
+    def stopped(clip):
+        raise KeyboardInterrupt
+
+    observations = dataclasses.replace(observed(labels), look=stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, scores, labels, names, list("abcd"), PROTOCOL, observations)
+    assert (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_neighbours_in_the_plane_are_neighbours_in_the_features():
     labels = np.repeat(np.arange(3), 15)
     rng = np.random.default_rng(0)
@@ -225,6 +255,13 @@ def test_curves_survive_a_run_that_was_cut_off(tmp_path):
     run = read_curves(tmp_path)
     assert run == [RUN[0], {"accuracy": 0.75} | RUN[1]]
     assert read_curves(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0])
+def test_curves_need_no_positive_gradient_norm(norm, tmp_path):
+    """What matplotlib warns of is an error here."""
+    plot_curves([{"step": step, "gradient_norm": norm} for step in (1, 2)], tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
 
 
 def test_labels_are_short_and_printable():

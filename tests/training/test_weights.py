@@ -21,7 +21,7 @@ from stpyramid_jax.training.weights import (
     with_weights,
 )
 
-DATASET = {"name": "none", "digest": "", "classes": ["a", "b"]}
+DATASET = {"name": "none", "digest": "", "classes": ["a", "b"], "size": [40, 30], "flow": "dis"}
 
 
 def experiment_of(model, backbone="convnet", **fields):

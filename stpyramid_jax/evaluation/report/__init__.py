@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,9 @@ def write_report(
       ValueError: scores, labels and names that do not belong together, as `Scores`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "gallery", ignore_errors=True)  # of an earlier evaluation
-    for name in ("tsne.csv", "tsne.png", "curves.csv", "curves.png"):
+    for name in ("report.html", "tsne.csv", "tsne.png", "curves.csv", "curves.png"):
         (folder / name).unlink(missing_ok=True)
+    gallery.clear(folder / "gallery")
     counts = metrics.confusion(scores, labels)
     summary = {
         **protocol,

@@ -71,7 +71,9 @@ def _draw(axes: Axes, curves: Curves, title: str, names: tuple[str, ...]) -> Non
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     if title == "gradient norm":
-        axes.set_yscale("log")
+        norms = (metrics[name] for name in names for metrics in curves if name in metrics)
+        if any(norm > 0 for norm in norms):  # there is no logarithm of others
+            axes.set_yscale("log")
     else:
         axes.set_ylim(0, 1.02 if "accuracy" in title or "share" in title else None)
     if len(axes.lines) > 1:  # below, where it hides nothing

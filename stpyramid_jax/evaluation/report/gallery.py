@@ -1,5 +1,6 @@
 """Some clips that were told right and some that were not, as the model sees them."""
 
+import contextlib
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,15 @@ def choose(
     return {"wrong": wrong[:_SHOWN], "right": list(right.values())[:_SHOWN]}
 
 
+def clear(folder: Path) -> None:
+    """Removes an earlier gallery, and nothing else that the folder holds."""
+    for pattern in ("gallery.csv", "right-[0-9][0-9]-*.png", "wrong-[0-9][0-9]-*.png"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    with contextlib.suppress(OSError):  # there is none, or it holds files of someone else
+        folder.rmdir()
+
+
 def write_gallery(
     folder: Path,
     look: Callable[[int], Pictures],
@@ -53,12 +63,12 @@ def write_gallery(
     names: Sequence[str],
     classes: Sequence[str],
 ) -> list[Card]:
-    """Writes `<kind>-<n>-<picture>.png` and gallery.csv into a new folder.
+    """Writes `<kind>-<n>-<picture>.png` and gallery.csv into a folder.
 
     Args:
       look: as in `Observations`.
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     cards = []
     for kind, clips in choose(probabilities, labels).items():
         for number, i in enumerate(clips, 1):
