@@ -16,7 +16,6 @@ Accuracies are those of five positions and the centre crop, mean over the classe
 """
 
 import argparse
-import csv
 import itertools
 import json
 import sys
@@ -28,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from synthesize import RADIUS, SIZE, TWINS, Program, Sprite, path
+from synthesize import RADIUS, SIZE, TWINS, Program, Sprite, kind_of, path, read_programs
 
 from stpyramid_jax.evaluation.observation import observe
 from stpyramid_jax.evaluation.protocol import validator
@@ -41,33 +40,6 @@ from stpyramid_jax.training.sharding import make_mesh
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of a frame."""
-
-
-def read_programs(labels: Path) -> dict[str, Program]:
-    """The programs of all clips by name, from labels.csv; ValueError if the file is another."""
-    programs = {}
-    with open(labels, newline="") as file:
-        rows = csv.DictReader(file)
-        if "texture1" not in (rows.fieldnames or ()):
-            raise ValueError(f"{labels}: no labels.csv of data/synthesize.py")
-        for row in rows:
-            sprites = tuple(
-                Sprite(
-                    row[f"colour{i}"],
-                    row[f"motion{i}"],
-                    (float(row[f"home_x{i}"]), float(row[f"home_y{i}"])),
-                    (int(row[f"phase_x{i}"]), int(row[f"phase_y{i}"])),
-                    int(row[f"texture{i}"]),
-                )
-                for i in (1, 2)
-                if row[f"colour{i}"]
-            )
-            programs[row["name"]] = Program(row["class"], sprites, int(row["scene"]))
-    return programs
-
-
-def kind_of(label: str) -> str:
-    return next(kind for kind, twins in TWINS.items() if label in twins)
 
 
 def box(sprite: Sprite, frame: int) -> Box:

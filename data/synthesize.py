@@ -279,6 +279,11 @@ def ceilings() -> dict[Model, Ceiling]:
     return result
 
 
+def kind_of(label: str) -> str:
+    """The key of `TWINS` that a class is of."""
+    return next(kind for kind, twins in TWINS.items() if label in twins)
+
+
 def programs(split: str, count: int, seed: int) -> Iterator[tuple[str, Program]]:
     """Names and programs of a split, `count` per class; each clip has its own random stream."""
     for number, label in enumerate(CLASSES):
@@ -289,9 +294,8 @@ def programs(split: str, count: int, seed: int) -> Iterator[tuple[str, Program]]
 
 def _row(split: str, name: str, program: Program) -> dict[str, object]:
     """One line of labels.csv; the cells of a second sprite are left empty where there is none."""
-    kind = next(kind for kind, twins in TWINS.items() if program.label in twins)
-    row: dict[str, object] = {"split": split, "name": name, "class": program.label, "kind": kind}
-    row["scene"] = program.scene
+    row: dict[str, object] = {"split": split, "name": name, "class": program.label}
+    row |= {"kind": kind_of(program.label), "scene": program.scene}
     for number, sprite in enumerate(program.sprites, start=1):
         (home_x, home_y), (phase_x, phase_y) = sprite.home, sprite.phases
         row |= {f"colour{number}": sprite.colour, f"motion{number}": sprite.motion}
@@ -299,6 +303,29 @@ def _row(split: str, name: str, program: Program) -> dict[str, object]:
         row |= {f"phase_x{number}": phase_x, f"phase_y{number}": phase_y}
         row[f"texture{number}"] = sprite.texture
     return row
+
+
+def read_programs(labels: Path) -> dict[str, Program]:
+    """The programs of all clips by name, from labels.csv; ValueError if the file is another."""
+    found = {}
+    with open(labels, newline="") as file:
+        rows = csv.DictReader(file)
+        if "texture1" not in (rows.fieldnames or ()):
+            raise ValueError(f"{labels}: no labels.csv of data/synthesize.py")
+        for row in rows:
+            sprites = tuple(
+                Sprite(
+                    row[f"colour{i}"],
+                    row[f"motion{i}"],
+                    (float(row[f"home_x{i}"]), float(row[f"home_y{i}"])),
+                    (int(row[f"phase_x{i}"]), int(row[f"phase_y{i}"])),
+                    int(row[f"texture{i}"]),
+                )
+                for i in (1, 2)
+                if row[f"colour{i}"]
+            )
+            found[row["name"]] = Program(row["class"], sprites, int(row["scene"]))
+    return found
 
 
 def synthesize(out: Path, *, train: int, test: int, seed: int) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from stpyramid_jax import disk
 from stpyramid_jax.input.config import CROPS, CROPS_TEXT, InputConfig
 from stpyramid_jax.models.pyramid import ModelConfig
 from stpyramid_jax.progress import say
@@ -35,8 +36,11 @@ _DATASET = {"name", "digest", "classes", "size", "flow"}
 class DataConfig:
     """Prepared shards, and which of their splits is trained and evaluated on.
 
-    `validation` is the share of the split's training groups that is held out, whole groups of each
-    class, to choose the best checkpoint by; 0 trains on all.
+    Attributes:
+      dir: folder of the shards, which `data/prepare.py` wrote.
+      split: a split of their lists, such as "split1".
+      validation: share of the split's training groups that is held out, whole groups of each class,
+        to choose the best checkpoint by; 0 trains on all.
     """
 
     dir: str
@@ -96,9 +100,12 @@ class TrainingConfig:
 class EvaluationConfig:
     """Views whose class scores are averaged: evenly spaced positions x crops (TSN: 25 x 10).
 
-    `batch_size` is how many views go through the model at once, over all devices, and so bounds
-    memory; more of them share more snippets. `force` scores clips even if the checkpoint was
-    trained on them, which is refused without.
+    Attributes:
+      positions: windows of a clip, evenly spaced.
+      crops: boxes of each: 1 (centre), 3 (and both ends), 5 (and corners) or 10 (and mirrors).
+      batch_size: views that go through the model at once, over all devices, which bounds memory;
+        more of them share more snippets.
+      force: score clips even if the checkpoint was trained on them, which is refused without.
     """
 
     positions: int = 25
@@ -118,7 +125,10 @@ class EvaluationConfig:
 class Experiment:
     """Everything that a run is made of, beside the bytes of its data set.
 
-    `profile` writes a trace of a few steps for a profiler.
+    Attributes:
+      seed: of the parameters at the start, the order of the samples, their views and dropout.
+      profile: write a trace of a few steps for a profiler.
+      data, input, model, optimizer, training, evaluation, mesh: the sections.
     """
 
     seed: int
@@ -281,9 +291,7 @@ def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str
 def write_record(workdir: Path, record: Mapping[str, Any]) -> None:
     """Writes `config.json`, whole or not at all."""
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / "config.json.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(workdir / "config.json")
+    disk.write(workdir / "config.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def parse_argument(argument: str, **defaults: str) -> dict[str, str]:

@@ -23,7 +23,9 @@ from jax import export
 from jaxtyping import Array, Float, UInt8
 
 import stpyramid_jax
+from stpyramid_jax import disk
 from stpyramid_jax.experiment import Experiment, load_experiment
+from stpyramid_jax.extras import extra
 from stpyramid_jax.input.augment import View, test_views
 from stpyramid_jax.models.pyramid import ModelConfig, Outputs, create_model
 from stpyramid_jax.preparation.sources.flow import BOUND
@@ -52,7 +54,10 @@ def export_model(workdir: Path) -> list[Path]:
 
     Raises:
       ValueError: no trained run in the workdir, or its `export` is a file.
+      ModuleNotFoundError: flatbuffers is not installed.
     """
+    with extra("interop"):
+        import flatbuffers  # noqa: F401 - `serialize` needs it: known before any work
     experiment, dataset = load_experiment(workdir)
     folder = workdir / "export"
     if folder.exists() and not folder.is_dir():
@@ -77,10 +82,9 @@ def export_model(workdir: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     saved_model = folder / "saved_model"
     shutil.rmtree(saved_model, ignore_errors=True)  # may be of an earlier checkpoint
-    paths = [
-        _write(folder / "pyramid.stablehlo", exported.serialize()),
-        _write(folder / "signature.json", (json.dumps(signature, indent=2) + "\n").encode()),
-    ]
+    paths = [folder / "pyramid.stablehlo", folder / "signature.json"]
+    disk.write(paths[0], exported.serialize())
+    disk.write(paths[1], (json.dumps(signature, indent=2) + "\n").encode())
     try:
         with _nameless_sources():
             paths.append(_write_saved_model(saved_model / "1", program, inputs))
@@ -189,13 +193,6 @@ def _nameless_sources() -> Iterator[None]:
         yield
     finally:
         jax.config.update(key, before)
-
-
-def _write(path: Path, content: bytes | bytearray) -> Path:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
 
 
 def _write_saved_model(folder: Path, program, inputs) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from configs import hmdb51, quickstart, ucf10, ucf101
 from stpyramid_jax.ablation import run as ablation
 from stpyramid_jax.ablation.rows import ROWS, TABLES, choose_rows, choose_seeds
-from stpyramid_jax.ablation.table import lines, write_tables
+from stpyramid_jax.ablation.table import Result, lines, write_tables
 from stpyramid_jax.experiment import build_experiment, run_record, write_record
 from stpyramid_jax.models.pyramid import named_model
 from stpyramid_jax.training.interruption import EXIT_CODE, Interrupted
@@ -89,7 +89,7 @@ def test_rows_are_chosen_by_name_in_the_order_of_the_tables():
     ],
 )
 def test_unknown_rows_and_seeds_get_a_line_each(choose, texts, expected):
-    with pytest.raises(ValueError) as refused:  # noqa: PT011
+    with pytest.raises(ValueError, match=re.escape(expected[0])) as refused:
         choose(texts)
     found = str(refused.value).splitlines()
     assert len(found) == len(expected)
@@ -120,14 +120,14 @@ def summary(accuracy, **changed):
     return {"mean_class_accuracy": accuracy, "crop": 64, **protocol, **changed}
 
 
-RESULTS = {
-    ("temporal", 0): summary(0.3),
-    ("A", 0): summary(0.5),
-    ("A", 1): summary(0.6),
-    ("B", 0): summary(0.7),
-    ("B", 1): summary(0.9),
-    ("D", 1): summary(1.0),
-}
+RESULTS = [
+    Result("temporal", 0, summary(0.3)),
+    Result("A", 0, summary(0.5)),
+    Result("A", 1, summary(0.6)),
+    Result("B", 0, summary(0.7)),
+    Result("B", 1, summary(0.9)),
+    Result("D", 1, summary(1.0)),
+]
 
 
 def test_means_spreads_and_gains_by_seed():
@@ -282,10 +282,12 @@ def test_bad_input_is_refused_before_any_run(trained, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_damaged_result_is_named(trained, tmp_path):
+@pytest.mark.parametrize("name", ["result.json", "config.json"])
+@pytest.mark.parametrize("text", ['{"run": {"seed"', "[1]", '"a"', ""])
+def test_a_damaged_file_of_a_run_is_named(trained, tmp_path, name, text):
     ablate(tmp_path, "A", "0")
-    path = tmp_path / "A" / "seed0" / "result.json"
-    path.write_text(path.read_text()[:100])
+    path = tmp_path / "A" / "seed0" / name
+    path.write_text(text)
     with pytest.raises(ValueError, match="damaged") as refused:
         ablate(tmp_path, "A", "0")
     assert str(refused.value).startswith(f"{path}: ")

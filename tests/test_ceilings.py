@@ -97,12 +97,6 @@ def test_the_box_is_what_a_disc_covers(probe, synthesize, label):
             np.testing.assert_allclose(found, probe.box(sprite, frame), atol=1)
 
 
-def test_programs_are_read_as_they_were_written(probe, synthesize, tmp_path):
-    synthesize.synthesize(tmp_path, train=2, test=1, seed=4)
-    written = [*synthesize.programs("train", 2, 4), *synthesize.programs("test", 1, 4)]
-    assert probe.read_programs(tmp_path / "labels.csv") == dict(written)
-
-
 # What is learnt.
 
 

@@ -295,7 +295,7 @@ def test_a_second_export_leaves_nothing_of_the_first(tmp_path, capsys):
     assert all(path.exists() for path in paths)
     assert _load(run).platforms == ("cpu", "cuda", "tpu")
     assert old.exists() == ("SavedModel" not in capsys.readouterr().err)
-    assert not list(run.workdir.glob("export/*.partial"))
+    assert not list(run.workdir.glob("export/.*.part"))
 
 
 def test_it_tells_nothing_of_the_machine(exported):

@@ -62,38 +62,48 @@ def compare(models: str, folder: Path) -> str:
     Raises:
       ValueError: what `load` and `matched` raise, or models of unequally many splits.
     """
+    files = _files(models)
+    splits = _load_splits(files)
+    runs = list(zip(*splits, strict=True))
+    names = [name for run in runs[0] for name in run.names]
+    shared = len(names) - len({*names})
+    if shared:
+        say(f"{shared} clips are in more than one split: no intervals of means, no tests")
+    for line in _differing(splits):
+        say(line)
+    found = [_results(of_one, apart=not shared) for of_one in runs]
+    for result, of_one in zip(found[1:], runs[1:], strict=True):
+        result["against_first"] = _difference(of_one, runs[0], apart=not shared)
+    for result, of_one, own in zip(found, files, runs, strict=True):
+        result |= {"files": of_one, "protocols": [dict(run.protocol) for run in own]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.json").write_text(json.dumps({"models": found}, indent=2) + "\n")
+    return table(found)
+
+
+def _files(models: str) -> list[list[str]]:
+    """The files of each model, by split: equally many, and each once in a model."""
     files = [_split(model, "+") for model in _split(models, ",")]
     if len({len(of_one) for of_one in files}) > 1:
         counts = ", ".join(str(len(of_one)) for of_one in files)
         raise ValueError(f"--scores={models}: models of {counts} splits; give the same for each")
     for of_one in files:
         paths = [Path(file).resolve() for file in of_one]
-        if repeated := [
-            file for file, path in zip(of_one, paths, strict=True) if paths.count(path) > 1
-        ]:
+        repeated = [file for k, file in enumerate(of_one) if paths[k] in paths[:k]]
+        if repeated:
             raise ValueError(f"--scores={models}: {repeated[0]} is there twice in one model")
+    return files
+
+
+def _load_splits(files: Sequence[Sequence[str]]) -> list[list[Scores]]:
+    """The scores of each split, its models side by side over the same clips."""
     splits = []
     for number, of_split in enumerate(zip(*files, strict=True), 1):
         try:
             splits.append(matched([load(Path(file)) for file in of_split]))
         except ValueError as error:
             raise ValueError(f"split {number}: {error}") from error
-    runs = list(zip(*splits, strict=True))
-    names = [name for run in runs[0] for name in run.names]
-    apart = len({*names}) == len(names)
-    if not apart:
-        shared = len(names) - len({*names})
-        say(f"{shared} clips are in more than one split: no intervals of means, no tests")
-    for line in _differing(splits):
-        say(line)
-    found = [_results(of_one, apart) for of_one in runs]
-    for result, of_one in zip(found[1:], runs[1:], strict=True):
-        result["against_first"] = _difference(of_one, runs[0], apart)
-    for result, of_one, own in zip(found, files, runs, strict=True):
-        result |= {"files": of_one, "protocols": [dict(run.protocol) for run in own]}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps({"models": found}, indent=2) + "\n")
-    return table(found)
+    return splits
 
 
 def _differing(splits: Sequence[Sequence[Scores]]) -> Iterator[str]:
@@ -140,7 +150,7 @@ def _difference(splits: Sequence[Scores], first: Sequence[Scores], apart: bool) 
     ]
     own, other = (np.concatenate([run.hits for run in runs]) for runs in (splits, first))
     top1, classes = _draws(differences)
-    mean = np.mean([_class_mean(values, labels) for values, labels in differences])
+    mean = np.mean([metrics.class_mean(values, labels) for values, labels in differences])
     found = {
         "mean_class_accuracy": float(mean),
         "top1": float(np.mean([values.mean() for values, _ in differences])),
@@ -156,15 +166,13 @@ def _difference(splits: Sequence[Scores], first: Sequence[Scores], apart: bool) 
     }
 
 
-def _draws(splits) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
-    """Of the means over splits, whose clips are drawn independently."""
+def _draws(
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+    """As `resampled`, of the means over splits, whose clips are drawn independently."""
     draws = [metrics.resampled(*split, seed=seed) for seed, split in enumerate(splits)]
     clips, classes = (np.mean(of_kind, axis=0) for of_kind in zip(*draws, strict=True))
     return clips, classes
-
-
-def _class_mean(values: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
 
 
 def table(models: Sequence[dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import binomtest
 
 _DRAWS = 10_000
@@ -12,10 +12,19 @@ _DRAWS = 10_000
 def confusion(
     scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, "K K"]:
-    """Counts of clips by true class (rows) and predicted class (columns)."""
+    """Counts of clips by true class (rows) and by the class of `guesses` (columns)."""
     counts = np.zeros((scores.shape[1], scores.shape[1]), np.int64)
-    np.add.at(counts, (labels, scores.argmax(axis=1)), 1)
+    np.add.at(counts, (labels, guesses(scores, labels)), 1)
     return counts
+
+
+def guesses(
+    scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """The class that each clip is taken for: the one of the best score, in a tie not its own."""
+    own = labels[:, None] == np.arange(scores.shape[1])
+    others = np.where(own, -np.inf, scores).argmax(axis=1)
+    return np.where(top1_hits(scores, labels), labels, others)
 
 
 def topk_accuracy(scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> float:
@@ -44,6 +53,11 @@ def class_accuracies(counts: Int[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
 def mean_class_accuracy(counts: Int[np.ndarray, "K K"]) -> float:
     """Mean over classes that have clips: the number UCF101 and HMDB51 results are published in."""
     return float(np.nanmean(class_accuracies(counts)))
+
+
+def class_mean(values: Shaped[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> float:
+    """Mean over classes of the mean over their clips, whatever the clips' values are."""
+    return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
 
 
 def mcnemar(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"]) -> float:
@@ -124,10 +138,9 @@ def intervals(
     """The 95 % intervals `top1_interval` and `mean_class_accuracy_interval` over clips."""
     hits = top1_hits(scores, labels)
     over_clips, over_classes = resampled(hits.astype(np.int64), labels)
-    classes = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
     return {
         "top1_interval": accuracy_interval(float(hits.mean()), len(hits), over_clips),
         "mean_class_accuracy_interval": accuracy_interval(
-            float(classes), effective_clips(labels), over_classes
+            class_mean(hits, labels), effective_clips(labels), over_classes
         ),
     }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import jax
@@ -66,18 +66,7 @@ def observe(
     batches = eval_batches(
         shards, videos, config, 1, 1, size, jax.process_index(), jax.process_count()
     )
-    parts = []
-    with progress_bar(len(videos), "clips observed") as show:
-        for batch in batches:
-            with jax.set_mesh(mesh):
-                rows = jax.device_get(step(variables, shard_batch(apart(batch), mesh)))
-            mask = rows.pop("mask")
-            parts.append(jax.tree.map(lambda x, mask=mask: x[mask], rows))
-            show(sum(len(part["scores"]) for part in parts))
-    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    rows = {video: row for row, video in enumerate(whole.pop("video").tolist())}
-    order = [rows[video] for video in videos.tolist()]
-    whole = jax.tree.map(lambda x: x[order], whole)
+    whole = _observed(functools.partial(step, variables), batches, videos, mesh)
     attention = whole.get("attention")
     features = {name: x.astype(np.float32) for name, x in whole["features"].items()}
     if experiment.model.snippets == 1:  # nothing is fused: what follows level 1 is the stream
@@ -91,6 +80,27 @@ def observe(
         return pictures(images, None if attention is None else attention[clip], bound)
 
     return Observations(whole["scores"], features, attention, look)
+
+
+def _observed(
+    step: Callable[[Mapping[str, Array]], dict[str, Any]],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    videos: Int[np.ndarray, " N"],
+    mesh: jax.sharding.Mesh,
+) -> dict[str, Any]:
+    """What `_forward` gives of each video, in the order of the videos."""
+    parts = []
+    with progress_bar(len(videos), "clips observed") as show:
+        for batch in batches:
+            with jax.set_mesh(mesh):
+                rows = jax.device_get(step(shard_batch(apart(batch), mesh)))
+            mask = rows.pop("mask")
+            parts.append(jax.tree.map(lambda x, mask=mask: x[mask], rows))
+            show(sum(len(part["scores"]) for part in parts))
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    places = {video: place for place, video in enumerate(whole.pop("video").tolist())}
+    order = [places[video] for video in videos.tolist()]
+    return jax.tree.map(lambda x: x[order], whole)
 
 
 def pictures(

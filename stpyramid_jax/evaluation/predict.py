@@ -1,41 +1,27 @@
 """Classes of video files: decode, flow, forward; the most probable first."""
 
-import functools
 import json
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 from av.error import FFmpegError
-from jaxtyping import Array
 
+from stpyramid_jax import disk
 from stpyramid_jax.evaluation.overlay import write_overlay
-from stpyramid_jax.evaluation.protocol import Forward, clip_scores, jitted_forward
-from stpyramid_jax.evaluation.timeline import (
-    WINDOWS,
-    Look,
-    Window,
-    moments,
-    windows,
-    write_timeline,
-)
-from stpyramid_jax.evaluation.videos import Clip, find_videos, frame_rate, shown
-from stpyramid_jax.experiment import Experiment, load_experiment
-from stpyramid_jax.input.pipeline import eval_batches
-from stpyramid_jax.models.pyramid import Outputs, Pyramid, create_model
-from stpyramid_jax.performance import compiler_options
+from stpyramid_jax.evaluation.run import Run, clip_probabilities, load_run
+from stpyramid_jax.evaluation.timeline import WINDOWS, moments, windows, write_timeline
+from stpyramid_jax.evaluation.videos import Clip, find_videos, frame_rate, shown, told
+from stpyramid_jax.experiment import load_experiment
 from stpyramid_jax.preparation.annotations.listing import refuse
-from stpyramid_jax.preparation.sources.decode import UnreadableVideo
-from stpyramid_jax.preparation.writing.disk import write
+from stpyramid_jax.preparation.sources.decode import UnreadableVideo, frames
 from stpyramid_jax.progress import progress_bar, say
-from stpyramid_jax.training.checkpoint import load_trained
-from stpyramid_jax.training.sharding import make_mesh, replicated, round_up, shard_batch
+from stpyramid_jax.training.sharding import round_up
 
 
 @dataclass(frozen=True)
@@ -81,14 +67,14 @@ def predict(
     if overlay:
         _make_folder("--overlay", overlay.parent)
     run = load_run(workdir, experiment, dataset)
-    settings = experiment.evaluation
+    positions = experiment.evaluation.positions
     base = os.path.commonpath([path.parent for path in paths]) or "."
     rows, faults = [], []
     try:
         for path in paths:
             try:
-                clip = Clip(path, run.size, run.method, experiment.input, settings.positions)
-                found = Prediction(path, _probabilities(run, clip))
+                clip = Clip(path, run.size, run.method, experiment.input, positions)
+                found = _prediction(path, run, clip)
             except UnreadableVideo as error:
                 faults.append(f"{path}: {error}")
                 rows.append({"video": str(path), "error": str(error)})
@@ -103,10 +89,7 @@ def predict(
                     faults.append(f"{path}: no timeline or overlay: {error}")
     finally:  # what was done by then is worth keeping
         if any("probabilities" in row for row in rows):
-            protocol = f"{settings.positions} positions x {settings.crops} crops"
-            record = {"protocol": protocol, "step": run.step, "videos": rows}
-            write(out / "predictions.json", (json.dumps(record, indent=2) + "\n").encode())
-            say(f"predictions: {out}")
+            _write(rows, run, out)
     refuse(faults)
 
 
@@ -114,6 +97,20 @@ def table(prediction: Prediction) -> str:
     """The five most probable classes, as text for a terminal."""
     best = list(prediction.probabilities.items())[:5]
     return "\n".join([shown(prediction.video), *(f"{p:8.2%}  {name}" for name, p in best)])
+
+
+def _prediction(path: Path, run: Run, clip: Clip) -> Prediction:
+    shares = clip_probabilities(run, clip)
+    order = np.argsort(-shares, kind="stable")
+    return Prediction(path, {run.classes[k]: float(shares[k]) for k in order})
+
+
+def _write(rows: Sequence[Mapping[str, Any]], run: Run, out: Path) -> None:
+    settings = run.experiment.evaluation
+    protocol = f"{settings.positions} positions x {settings.crops} crops"
+    record = {"protocol": protocol, "step": run.step, "videos": rows}
+    disk.write(out / "predictions.json", (json.dumps(record, indent=2) + "\n").encode())
+    say(f"predictions: {out}")
 
 
 def _check_overlay(overlay: Path, paths: Sequence[Path]) -> None:
@@ -135,92 +132,13 @@ def _make_folder(flag: str, folder: Path) -> None:
         raise ValueError(f"{flag}: {reason}; give another") from error
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained network with what it must know of its data set, and its compiled forms.
-
-    `forward` gives class scores of the views of a clip, `look` all of a single view.
-    """
-
-    experiment: Experiment
-    classes: Sequence[str]
-    size: tuple[int, int]
-    method: str
-    variables: Any
-    step: int
-    mesh: jax.sharding.Mesh
-    forward: Forward
-    look: Look
-
-
-def load_run(workdir: Path, experiment: Experiment, dataset: Mapping[str, Any]) -> Run:
-    """The trained run of a workdir, of what its `config.json` holds.
-
-    Raises:
-      ValueError: there is none.
-    """
-    mesh = make_mesh()
-    trained = load_trained(experiment, workdir, mesh)
-    method = dataset["flow"]
-    if method == "images" and "flow" in experiment.input.inputs:
-        method = "tvl1"
-        say("flow: the data set's was given as images; of a video it is computed by tvl1")
-    model = create_model(experiment.model)
-    return Run(
-        experiment,
-        dataset["classes"],
-        (dataset["size"][0], dataset["size"][1]),
-        method,
-        trained.variables,
-        trained.step,
-        mesh,
-        jitted_forward(model, mesh),
-        _looker(model, trained.variables, mesh),
-    )
-
-
-def _looker(model: Pyramid, variables: Any, mesh: jax.sharding.Mesh) -> Look:
-    @functools.partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options())
-    def forward(variables, images: Mapping[str, Array]):
-        outputs = cast(Outputs, model.apply(variables, images, train=False))
-        return jax.nn.softmax(outputs.logits), outputs.attention
-
-    def look(images):
-        with jax.set_mesh(mesh):
-            return jax.device_get(forward(variables, shard_batch(images, mesh)))
-
-    return look
-
-
-def _probabilities(run: Run, clip: Clip) -> dict[str, float]:
-    settings, config = run.experiment.evaluation, run.experiment.input
-    total = settings.positions * settings.crops
-    views = round_up(min(settings.batch_size, total), run.mesh)
-    batches = eval_batches(
-        clip,
-        np.zeros(1, np.int64),
-        config,
-        settings.positions,
-        settings.crops,
-        views,
-        parts=run.mesh.size,
-        # Whatever a video's views share, one shape serves all: half of the room beyond one each.
-        snippets=views // run.mesh.size * (config.snippets + 1) // 2,
-    )
-    scores = clip_scores(run.variables, run.forward, batches, run.mesh)[0]
-    probabilities = np.exp(scores - scores.max())
-    probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities, kind="stable")
-    return {run.classes[k]: float(probabilities[k]) for k in order}
-
-
 def _watch(
     run: Run, path: Path, num_frames: int, timeline: Path | None, overlay: Path | None
 ) -> None:
     """One pass over a video for its timeline, its overlay, or both."""
     config, rate = run.experiment.input, frame_rate(path)
     with progress_bar(num_frames, f"frames of {shown(path.name)}") as show:
-        coming = _told(windows(path, run.size, run.method, config), show)
+        coming = windows(told(frames(path, run.size), show), run.method, config)
         found = moments(coming, config, run.look, round_up(WINDOWS, run.mesh))
         if timeline:
             timeline.parent.mkdir(parents=True, exist_ok=True)
@@ -228,9 +146,3 @@ def _watch(
         if overlay:
             write_overlay(found, path, overlay, run.classes, rate, config.test_scale)
         deque(found, maxlen=0)  # what the overlay has not drawn from it
-
-
-def _told(coming: Iterator[Window], show: Callable[[int], None]) -> Iterator[Window]:
-    for window in coming:
-        show(window.start)
-        yield window

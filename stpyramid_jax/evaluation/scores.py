@@ -1,4 +1,4 @@
-"""Class scores of an evaluation as a file, and the sum of several."""
+"""Class scores of an evaluation: as probabilities, as a file, and the sum of several."""
 
 import dataclasses
 import itertools
@@ -54,6 +54,12 @@ class Scores:
     def hits(self) -> Bool[np.ndarray, " N"]:
         """Whether the best score is that of the true class, alone."""
         return top1_hits(self.scores, self.labels)
+
+
+def probabilities(scores: Float[np.ndarray, "*N K"]) -> Float[np.ndarray, "*N K"]:
+    """Softmax of scores: exp(s_k) / sum_j exp(s_j)."""
+    exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
 
 
 def save(scores: Scores, path: Path) -> None:

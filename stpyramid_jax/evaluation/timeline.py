@@ -24,7 +24,6 @@ from stpyramid_jax.input.config import InputConfig
 from stpyramid_jax.input.reading import read_views
 from stpyramid_jax.input.sampling import test_samples, window_size
 from stpyramid_jax.input.tfrecord import Video
-from stpyramid_jax.preparation.sources.decode import frames
 from stpyramid_jax.preparation.sources.flow import flow_fields
 
 WINDOWS = 8  # that go through the model at once, or a few more on many devices
@@ -64,25 +63,22 @@ class Moment(NamedTuple):
 
 
 def windows(
-    path: Path, size: tuple[int, int], method: str, config: InputConfig
+    images: Iterable[UInt8[np.ndarray, "h w 3"]], method: str, config: InputConfig
 ) -> Iterator[Window]:
     """Windows of a video, half a snippet apart; the last ends with the video.
 
     A video shorter than a window is one window.
 
     Args:
-      size: (width, height) of the frames.
+      images: all frames of the video, at least one, drawn as they are needed.
       method: of `flow_fields`.
       config: snippets, their length and `test_tau` make the length of a window.
-
-    Raises:
-      UnreadableVideo: while iterating, if the video does not decode.
     """
     length = window_size(config.snippets, config.snippet_length, config.test_tau)
     step = max(1, config.snippet_length // 2)
     held: deque[tuple[np.ndarray, np.ndarray | None]] = deque(maxlen=length + 1)
     count = 0
-    for count, pair in enumerate(_frames_and_fields(path, size, method, config), 1):
+    for count, pair in enumerate(_frames_and_fields(images, method, config), 1):
         held.append(pair)
         start = count - len(held)
         if len(held) > length and start % step == 0:
@@ -97,10 +93,9 @@ def _window(start: int, held: Iterable[tuple[np.ndarray, np.ndarray | None]]) ->
     return Window(start, images, [field for field in fields[:-1] if field is not None])
 
 
-def _frames_and_fields(path, size, method, config):
+def _frames_and_fields(images, method, config):
     """Each frame with the field to the next, or None: after the last, or if none is wanted."""
-    images = frames(path, size)
-    taken: deque[np.ndarray] = deque()
+    images, taken = iter(images), deque()
 
     def grey_frames() -> Iterator[np.ndarray]:
         for image in images:

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,39 +69,25 @@ class Clip:
         config: InputConfig,
         positions: int,
     ):
-        count, title = 0, shown(path.name)
-        for count, _ in enumerate(frames(path), 1):
-            if count % _SAID == 0:
-                say(f"{title}: {count} frames so far")
-        if count < config.snippet_length + 1:
-            raise UnreadableVideo(
-                f"has {count} frames, fewer than the {config.snippet_length + 1} of one snippet"
-            )
-        samples = test_samples(
-            count - 1, positions, config.snippets, config.snippet_length, config.test_tau
-        )
-        pictures: set[int] = set()
-        wanted: set[int] = set()  # fields
-        for sample in samples:
-            chosen = numbers(sample, count - 1, config.snippet_length, config.inputs)
-            for name, records in chosen.items():
-                (wanted if name == "flow" else pictures).update(records.ravel().tolist())
+        count = _count(path, least=config.snippet_length + 1)
+        pictures, wanted = _asked_for(count, config, positions)
         self.directory, self.families = path.parent, config.families
         self.videos = (Video(path.name, -1, "", count, count - 1, 0, {}),)
         self._frames: dict[int, np.ndarray] = {}
         self._fields: dict[int, np.ndarray] = {}
         run: list[int] = []  # frames in a row whose flow is wanted
         images: list[np.ndarray] = []
-        for number, image in enumerate(_told(frames(path, size), count, title)):
-            if number in pictures:
-                self._frames[number] = image
-            if number in wanted or number - 1 in wanted:
-                run.append(number)
-                images.append(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-            if run and number not in wanted:
-                fields = flow_fields(images, method, (config.motion,))
-                self._fields |= zip(run, (field for (field,) in fields), strict=False)
-                run, images = [], []
+        with progress_bar(count, f"frames of {shown(path.name)} read") as show:
+            for number, image in enumerate(told(frames(path, size), show)):
+                if number in pictures:
+                    self._frames[number] = image
+                if number in wanted or number - 1 in wanted:
+                    run.append(number)
+                    images.append(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+                if run and number not in wanted:
+                    fields = flow_fields(images, method, (config.motion,))
+                    self._fields |= zip(run, (field for (field,) in fields), strict=False)
+                    run, images = [], []
 
     def rgb(self, video: int, frame: int) -> np.ndarray:
         return self._frames[frame]
@@ -110,9 +96,31 @@ class Clip:
         return np.stack([self._fields[number] for number in range(start, start + length)])
 
 
-def _told(images: Iterable[np.ndarray], count: int, title: str) -> Iterator[np.ndarray]:
+def told(images: Iterable[np.ndarray], show: Callable[..., None]) -> Iterator[np.ndarray]:
     """The frames of a video, and how many of them were taken."""
-    with progress_bar(count, f"frames of {title} read") as show:
-        for number, image in enumerate(images, 1):
-            yield image
-            show(number)
+    for number, image in enumerate(images, 1):
+        yield image
+        show(number)
+
+
+def _count(path: Path, least: int) -> int:
+    """Number of frames that decode; what a file declares may be wrong."""
+    count = 0
+    for count, _ in enumerate(frames(path), 1):
+        if count % _SAID == 0:
+            say(f"{shown(path.name)}: {count} frames so far")
+    if count < least:
+        raise UnreadableVideo(f"has {count} frames, fewer than the {least} of one snippet")
+    return count
+
+
+def _asked_for(count: int, config: InputConfig, positions: int) -> tuple[set[int], set[int]]:
+    """Numbers of the frames and of the fields that views at these positions are made of."""
+    found: dict[str, set[int]] = {"rgb": set(), "flow": set()}
+    for sample in test_samples(
+        count - 1, positions, config.snippets, config.snippet_length, config.test_tau
+    ):
+        chosen = numbers(sample, count - 1, config.snippet_length, config.inputs)
+        for name, records in chosen.items():
+            found["flow" if name == "flow" else "rgb"].update(records.ravel().tolist())
+    return found["rgb"], found["flow"]

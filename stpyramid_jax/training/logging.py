@@ -11,6 +11,7 @@ import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from stpyramid_jax import disk
 from stpyramid_jax.progress import say
 
 # Figures of `Interval` that are no metrics of the step: a group of their own in TensorBoard.
@@ -112,9 +113,7 @@ def _drop_after(path: Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    disk.write(path, "".join(kept).encode())
 
 
 def _tag(name: str, names: Iterable[str]) -> str:

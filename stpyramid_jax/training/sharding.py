@@ -20,7 +20,12 @@ AXES = ("data", "model")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh's axes; -1 is as many devices as the other axis leaves."""
+    """Sizes of the mesh's axes; -1 is as many devices as the other axis leaves.
+
+    Attributes:
+      data: parts that a batch is divided into.
+      model: devices that parameters and optimizer state are divided among.
+    """
 
     data: int = -1
     model: int = 1

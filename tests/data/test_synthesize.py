@@ -267,25 +267,27 @@ def test_train_and_test_share_no_frame(data):
 
 def test_labels_name_every_clip_and_say_how_to_render_it(data):
     with open(data / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    files = {str(file.relative_to(data)) for file in data.glob("*/*/*.avi")}
-    assert {f"{row['split']}/{row['class']}/{row['name']}.avi" for row in rows} == files
-    for row in rows:
-        sprites = tuple(
-            synthesize.Sprite(
-                row[f"colour{i}"],
-                row[f"motion{i}"],
-                (float(row[f"home_x{i}"]), float(row[f"home_y{i}"])),
-                (int(row[f"phase_x{i}"]), int(row[f"phase_y{i}"])),
-                int(row[f"texture{i}"]),
-            )
-            for i in (1, 2)
-            if row[f"colour{i}"]
-        )
-        assert row["class"] in synthesize.TWINS[row["kind"]]
-        frames = synthesize.render(synthesize.Program(row["class"], sprites, int(row["scene"])))
-        video = decode(data / row["split"] / row["class"] / f"{row['name']}.avi")
-        np.testing.assert_array_equal(video, frames)
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    clips = synthesize.read_programs(data / "labels.csv")
+    files = {name: f"{row['split']}/{row['class']}/{name}.avi" for name, row in rows.items()}
+    assert sorted(files.values()) == sorted(
+        str(file.relative_to(data)) for file in data.glob("*/*/*.avi")
+    )
+    for name, file in files.items():
+        assert clips[name].label == rows[name]["class"] in synthesize.TWINS[rows[name]["kind"]]
+        np.testing.assert_array_equal(decode(data / file), synthesize.render(clips[name]))
+
+
+def test_programs_are_read_as_they_were_written(data):
+    written = [*synthesize.programs("train", CLIPS, 0), *synthesize.programs("test", 1, 0)]
+    assert synthesize.read_programs(data / "labels.csv") == dict(written)
+
+
+@pytest.mark.parametrize("text", ["", "name,class\na,ActRed\n", "\n\n"])
+def test_what_is_no_table_of_labels_is_refused(text, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"labels\.csv: no labels\.csv of data/synthesize\.py$"):
+        synthesize.read_programs(tmp_path / "labels.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from stpyramid_jax.evaluation import metrics
@@ -40,6 +42,20 @@ def test_a_tie_is_no_hit():
     """A network that gives every class one score has learnt nothing and gets nothing."""
     assert metrics.topk_accuracy(np.zeros((5, 3)), np.zeros(5, int), 1) == 0
     assert metrics.topk_accuracy(np.full((5, 3), np.nan), np.zeros(5, int), 1) == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 9))
+def test_every_number_counts_the_same_clips_as_right(seed, classes, clips):
+    """Few whole scores tie often; what is no hit is taken for another class of the best score."""
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.integers(0, 3, (clips, classes)) / 2, rng.integers(0, classes, clips)
+    hits, taken_for = metrics.top1_hits(scores, labels), metrics.guesses(scores, labels)
+    np.testing.assert_array_equal(taken_for == labels, hits)
+    np.testing.assert_array_equal(scores[np.arange(clips), taken_for], scores.max(axis=1))
+    counts = metrics.confusion(scores, labels)
+    assert counts.trace() / clips == metrics.topk_accuracy(scores, labels, 1)
+    assert metrics.class_mean(hits, labels) == pytest.approx(metrics.mean_class_accuracy(counts))
 
 
 def test_an_interval_is_that_of_drawing_clips_within_classes():

@@ -19,6 +19,7 @@ from stpyramid_jax.evaluation import predict as predicting
 from stpyramid_jax.evaluation import videos
 from stpyramid_jax.evaluation.predict import predict, table
 from stpyramid_jax.evaluation.protocol import jitted_forward
+from stpyramid_jax.evaluation.run import Run, clip_probabilities, looker
 from stpyramid_jax.evaluation.videos import Clip, find_videos, frame_rate
 from stpyramid_jax.experiment import build_experiment, default_config
 from stpyramid_jax.input.config import InputConfig
@@ -156,12 +157,17 @@ def network():
     config["optimizer"]["learning_rate"] = 0.1
     experiment = build_experiment(config, len(CLASSES))
     model = create_model(experiment.model)
-    mesh = Mesh(np.reshape(jax.devices()[:1], (1, 1)), AXES, axis_types=(AxisType.Auto,) * 2)
     inputs = {"rgb": np.zeros((1, 32, 32, 3)), "flow": np.zeros((1, 2, 32, 32, 8))}
     variables = jax.jit(lambda: model.init(jax.random.key(0), inputs, train=False))()
-    look = predicting._looker(model, variables, mesh)
-    forward = jitted_forward(model, mesh)
-    return predicting.Run(experiment, CLASSES, (64, 48), "dis", variables, 7, mesh, forward, look)
+    return on_devices(1, experiment, variables)
+
+
+def on_devices(count, experiment, variables):
+    devices = np.reshape(jax.devices()[:count], (count, 1))
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+    model = create_model(experiment.model)
+    forward, look = jitted_forward(model, mesh), looker(model, variables, mesh)
+    return Run(experiment, CLASSES, (64, 48), "dis", variables, 7, mesh, forward, look)
 
 
 @pytest.fixture
@@ -219,13 +225,30 @@ def test_a_moment_of_a_timeline_is_what_the_network_says_of_that_stretch(run, tm
         run, experiment=dataclasses.replace(run.experiment, evaluation=settings)
     )
     clip = Clip(path, run.size, run.method, run.experiment.input, 1)
-    expected = predicting._probabilities(one, clip)
+    expected = dict(zip(CLASSES, clip_probabilities(one, clip), strict=True))
     (tmp_path / "out").mkdir()
     predicting._watch(one, path, 8, tmp_path / "out" / "a.csv", None)
     with (tmp_path / "out" / "a.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     for name, share in expected.items():
         assert float(row[name]) == pytest.approx(share, abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_devices_that_share_a_video_say_what_one_says(run, count, tmp_path, monkeypatch):
+    """Of three positions two devices have one and two, and eight one or none."""
+    path = write_video(tmp_path / "a.avi", 40)
+    (expected,) = predict(tmp_path, str(path), tmp_path / "one", timeline=True)
+    many = on_devices(count, run.experiment, run.variables)
+    monkeypatch.setattr(predicting, "load_run", lambda *_: many)
+    (found,) = predict(tmp_path, str(path), tmp_path / "many", timeline=True)
+    assert list(found.probabilities) == list(expected.probabilities)
+    for name, share in expected.probabilities.items():
+        assert found.probabilities[name] == pytest.approx(share, rel=1e-4)
+    tables = [(tmp_path / name / "a.avi.csv").read_text().split() for name in ("one", "many")]
+    assert len(tables[0]) == len(tables[1]) > 10
+    for row, other in zip(*tables, strict=True):
+        assert row.split(",")[:3] == other.split(",")[:3]
 
 
 def test_one_pass_gives_timeline_and_overlay(run, tmp_path, monkeypatch):

@@ -171,6 +171,20 @@ def test_the_gallery_shows_the_surest(folder):
     assert sure == sorted(sure, reverse=True)
 
 
+def test_a_tie_is_wrong_wherever_it_is_shown(tmp_path):
+    """The first of the tied classes is a clip's own, and once the last; the third clip is right."""
+    scores, labels = np.array([[1.0, 1, 0], [0, 1, 1], [0, 0, 1]]), np.array([0, 2, 2])
+    names, classes = list("abc"), ["Hop", "Run", "Sit"]
+    summary = write_report(tmp_path, scores, labels, names, classes, PROTOCOL, observed(labels))
+    assert summary["top1"] == pytest.approx(1 / 3)
+    assert summary["mean_class_accuracy"] == pytest.approx(1 / 4)
+    assert [row["correct"] for row in rows_of(tmp_path / "per_class.csv")] == ["0", "0", "1"]
+    assert {row["predicted"] for row in rows_of(tmp_path / "confused_pairs.csv")} == {"Run"}
+    shown = {row["clip"]: row for row in rows_of(tmp_path / "gallery" / "gallery.csv")}
+    assert [shown[name]["file"][:5] for name in names] == ["wrong", "wrong", "right"]
+    assert [shown[name]["predicted"] for name in names] == ["Run", "Run", "Sit"]
+
+
 def test_an_earlier_evaluation_leaves_nothing_behind(folder, tmp_path):
     scores, labels, names = clips()
     write_report(tmp_path, scores, labels, names, list("abcd"), PROTOCOL, observed(labels), RUN)

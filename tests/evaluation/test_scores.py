@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
-from stpyramid_jax.evaluation.scores import Scores, fuse, load, matched, save
+from stpyramid_jax.evaluation.scores import Scores, fuse, load, matched, probabilities, save
 
 
 def draw(seed=0, clips=6, classes=3, **protocol):
@@ -24,6 +25,13 @@ def shuffled(run, seed=1):
     order = np.random.default_rng(seed).permutation(len(run.names))
     names = tuple(run.names[n] for n in order)
     return dataclasses.replace(run, scores=run.scores[order], labels=run.labels[order], names=names)
+
+
+def test_probabilities_are_the_softmax_however_large_scores_are():
+    scores = np.random.default_rng(0).normal(size=(2, 3, 5))
+    np.testing.assert_allclose(probabilities(scores), softmax(scores, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(probabilities(scores[0, 0] + 1e4), softmax(scores[0, 0]), rtol=1e-9)
+    np.testing.assert_array_equal(probabilities(np.array([-1e9, 1e9])), [0, 1])
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -4,7 +4,6 @@ import csv
 import itertools
 import weakref
 from fractions import Fraction
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,8 +27,8 @@ def field(number):
 
 
 @pytest.fixture
-def video(monkeypatch):
-    """Makes videos of numbered frames and fields, and counts the fields that are computed."""
+def computed(monkeypatch):
+    """Numbers the fields between frames, and lists those that are computed."""
     computed = []
 
     def flow_fields(images, method, families):
@@ -44,22 +43,16 @@ def video(monkeypatch):
             ahead = ahead[1:] + list(itertools.islice(images, 1))
 
     monkeypatch.setattr(timeline, "flow_fields", flow_fields)
-
-    def make(images):
-        monkeypatch.setattr(timeline, "frames", lambda path, size: iter(images))
-        return computed
-
-    return make
+    return computed
 
 
-def seen(config=CONFIG):
-    return windows(Path("a.avi"), (8, 8), "dis", config)
+def seen(images, config=CONFIG):
+    return windows(images, "dis", config)
 
 
 @pytest.mark.parametrize("count", [5, 7, 8, 9, 10, 11, 40])
-def test_windows_are_the_stretches_of_the_video_to_its_end(video, count):
-    computed = video([frame(k) for k in range(count)])
-    found = list(seen())
+def test_windows_are_the_stretches_of_the_video_to_its_end(computed, count):
+    found = list(seen([frame(k) for k in range(count)]))
     last = max(0, count - 1 - LENGTH)
     starts = sorted({*range(0, last + 1, STEP), last})
     assert [window.start for window in found] == starts
@@ -70,16 +63,15 @@ def test_windows_are_the_stretches_of_the_video_to_its_end(video, count):
     assert computed == list(range(count - 1))  # each once
 
 
-def test_a_model_without_flow_has_none_computed(video):
-    computed = video([frame(k) for k in range(20)])
+def test_a_model_without_flow_has_none_computed(computed):
     config = InputConfig(**{**vars(CONFIG), "streams": "spatial"})
-    found = list(seen(config))
+    found = list(seen([frame(k) for k in range(20)], config))
     assert computed == []
     assert [window.start for window in found] == [0, 2, 4, 6, 8, 10, 12]
     assert all(not window.fields for window in found)
 
 
-def test_the_past_of_an_endless_video_is_forgotten(video):
+def test_the_past_of_an_endless_video_is_forgotten(computed):
     alive = weakref.WeakSet()
 
     class Tracked(np.ndarray):
@@ -91,9 +83,8 @@ def test_the_past_of_an_endless_video_is_forgotten(video):
             alive.add(image)
             yield image
 
-    video(endless())
     rows, held = 4, {}
-    for moment in itertools.islice(moments(seen(), CONFIG, look_at_frame, rows), 200):
+    for moment in itertools.islice(moments(seen(endless()), CONFIG, look_at_frame, rows), 200):
         held[moment.window.start] = len(alive)
     assert max(held) == 199 * STEP
     assert max(held.values()) <= 2 * (LENGTH + 1 + rows * STEP)
@@ -107,8 +98,7 @@ def look_at_frame(images):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 64])
-def test_the_model_sees_the_middle_frame_and_the_snippets_of_each_window(video, rows):
-    video([frame(k) for k in range(40)])
+def test_the_model_sees_the_middle_frame_and_the_snippets_of_each_window(computed, rows):
     batches = []
 
     def look(images):
@@ -119,7 +109,7 @@ def test_the_model_sees_the_middle_frame_and_the_snippets_of_each_window(video, 
         np.testing.assert_array_equal(images["flow"][0, :, 5, 5], expected)
         return look_at_frame(images)
 
-    found = list(moments(seen(), CONFIG, look, rows))
+    found = list(moments(seen([frame(k) for k in range(40)]), CONFIG, look, rows))
     # One shape, whatever is left for the last: nothing is compiled again.
     assert {tuple(shapes.items()) for shapes in batches} == {
         (("rgb", (rows, 8, 8, 3)), ("flow", (rows, 2, 8, 8, 8)))
@@ -130,9 +120,8 @@ def test_the_model_sees_the_middle_frame_and_the_snippets_of_each_window(video, 
         assert (moment.attention == moment.window.middle).all()
 
 
-def test_a_video_shorter_than_a_window_is_one_moment(video):
-    video([frame(k) for k in range(6)])
-    (moment,) = moments(seen(), CONFIG, look_at_frame, 8)
+def test_a_video_shorter_than_a_window_is_one_moment(computed):
+    (moment,) = moments(seen([frame(k) for k in range(6)]), CONFIG, look_at_frame, 8)
     assert moment.window.start == 0
     assert moment.probabilities[0] in (2, 3)  # its middle
 
@@ -147,7 +136,7 @@ def test_frames_and_fields_of_a_file_are_those_of_preparation(sprites):
     grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
     fields = [field for (field,) in flow_fields(grey, "dis", ("warped",))]
     config = InputConfig(motion="warped", snippets=2, snippet_length=4, test_tau=3)
-    found = list(windows(path, (40, 32), "dis", config))
+    found = list(windows(frames(path, (40, 32)), "dis", config))
     assert found[-1].start + LENGTH + 1 == len(images)
     for window in found:
         part = slice(window.start, window.start + LENGTH)

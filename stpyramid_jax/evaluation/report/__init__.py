@@ -63,10 +63,8 @@ def write_report(
 
     cards, points = [], {}
     if observations is not None:
-        exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities = exponents / exponents.sum(axis=1, keepdims=True)
         cards = gallery.write_gallery(
-            folder / "gallery", observations.look, probabilities, labels, names, classes
+            folder / "gallery", observations.look, scores, labels, names, classes
         )
         points = features.embed(observations.features, labels)
     if points:

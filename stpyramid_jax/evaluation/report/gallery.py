@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
+from stpyramid_jax.evaluation.metrics import guesses, top1_hits
 from stpyramid_jax.evaluation.observation import Pictures
 from stpyramid_jax.evaluation.report.figures import data_uri
+from stpyramid_jax.evaluation.scores import probabilities
 
 _SHOWN = 12  # clips of either kind
 
@@ -32,17 +34,15 @@ class Card(NamedTuple):
         return self.file.startswith("right")
 
 
-def choose(
-    probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]
-) -> dict[str, list[int]]:
+def choose(scores: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> dict[str, list[int]]:
     """Clips to show: those most surely `wrong`, and the most surely `right` one of each class."""
-    guesses, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    order = np.argsort(-sure, kind="stable")
-    wrong = [int(i) for i in order if guesses[i] != labels[i]]
+    hits = top1_hits(scores, labels)
+    order = np.argsort(-probabilities(scores).max(axis=1), kind="stable").tolist()
+    wrong = [i for i in order if not hits[i]]
     right: dict[int, int] = {}
     for i in order:
-        if guesses[i] == labels[i]:
-            right.setdefault(int(labels[i]), int(i))
+        if hits[i]:
+            right.setdefault(int(labels[i]), i)
     return {"wrong": wrong[:_SHOWN], "right": list(right.values())[:_SHOWN]}
 
 
@@ -58,7 +58,7 @@ def clear(folder: Path) -> None:
 def write_gallery(
     folder: Path,
     look: Callable[[int], Pictures],
-    probabilities: Float[np.ndarray, "N K"],
+    scores: Float[np.ndarray, "N K"],
     labels: Int[np.ndarray, " N"],
     names: Sequence[str],
     classes: Sequence[str],
@@ -67,12 +67,13 @@ def write_gallery(
 
     Args:
       look: as in `Observations`.
+      scores: class scores of each clip, before the softmax.
     """
     folder.mkdir(exist_ok=True)
-    cards = []
-    for kind, clips in choose(probabilities, labels).items():
+    cards, shares, taken_for = [], probabilities(scores), guesses(scores, labels)
+    for kind, clips in choose(scores, labels).items():
         for number, i in enumerate(clips, 1):
-            file, guess = f"{kind}-{number:02d}", int(probabilities[i].argmax())
+            file = f"{kind}-{number:02d}"
             pictures = {}
             for name, picture in look(i).items():
                 bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -80,7 +81,7 @@ def write_gallery(
                 # JPEG in the page: a sixth of the bytes.
                 jpeg = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, 90))[1]
                 pictures[name] = data_uri(jpeg.tobytes(), "jpeg")
-            true, predicted = ((classes[k], float(probabilities[i, k])) for k in (labels[i], guess))
+            true, predicted = ((classes[k], float(shares[i, k])) for k in (labels[i], taken_for[i]))
             cards.append(Card(file, names[i], *true, *predicted, pictures))
     with (folder / "gallery.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from stpyramid_jax.disk import rename
 from stpyramid_jax.preparation.annotations.listing import refuse
-from stpyramid_jax.preparation.writing.disk import rename
 from stpyramid_jax.preparation.writing.output import locked
 
 

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stpyramid_jax.disk import rename
 from stpyramid_jax.preparation.annotations import read_ucf101
 from stpyramid_jax.preparation.sources.transfer import Archive, fetch_apart
-from stpyramid_jax.preparation.writing.disk import rename
 from stpyramid_jax.preparation.writing.output import locked
 from stpyramid_jax.progress import progress_bar
 

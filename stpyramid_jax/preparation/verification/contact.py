@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stpyramid_jax.colour import flow_colour
+from stpyramid_jax.disk import write
 from stpyramid_jax.preparation.sources.flow import dequantise
 from stpyramid_jax.preparation.verification.audit import decode, image_of
 from stpyramid_jax.preparation.verification.contents import PreparedVideo, read_offsets, read_videos
 from stpyramid_jax.preparation.verification.description import read_dataset
-from stpyramid_jax.preparation.writing.disk import write
 from stpyramid_jax.records import read_record, shard_file
 
 CLIPS = 8

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stpyramid_jax.disk import write
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.writing.disk import write
 from stpyramid_jax.preparation.writing.shards import (
     entries_of,
     left_out,

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+from stpyramid_jax.disk import rename, sync
 from stpyramid_jax.preparation.annotations import ListedVideo
-from stpyramid_jax.preparation.writing.disk import rename, sync
 from stpyramid_jax.records import encode_example, encode_record, shard_file
 
 VIDEOS_PER_SHARD = 32

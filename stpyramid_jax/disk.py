@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | bytearray) -> None:
+    """Writes a file under the name `.NAME.part`, then renames it over what is there."""
     part = path.with_name(f".{path.name.removeprefix('.')}.part")
     with part.open("wb") as file:
         file.write(data)

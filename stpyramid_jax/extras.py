@@ -1,0 +1,24 @@
+"""Packages that come with the extras of this one (`[train]`, `[prepare]`, ...; pyproject.toml)."""
+
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def extra(names: str) -> Iterator[None]:
+    """Within, the import of a package that is not installed says which extras bring it.
+
+    Args:
+      names: of the extras, such as "train" or "train,prepare".
+
+    Raises:
+      ModuleNotFoundError: one line: the package, and the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if "stpyramid-jax[" in str(error) or (error.name or "").startswith("stpyramid_jax"):
+            raise
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed: pip install 'stpyramid-jax[{names}]'", name=error.name
+        ) from None
