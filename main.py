@@ -20,8 +20,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+
+from stpyramid_jax.extras import extra
+
+try:
+    with extra("train"):
+        from absl import app, flags, logging
+        from ml_collections import config_flags
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing}")
 
 _WITH_CONFIG = ("train_and_evaluate", "train", "evaluate", "ablation")
 _OF_A_RUN = ("predict", "export", "weights")
@@ -84,14 +91,16 @@ def main(arguments: list[str]) -> None:
     processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if mode not in _WITH_CONFIG and jax.process_count() > 1:
         raise ValueError(f"--mode={mode} is for one process; there are {jax.process_count()}")
-    {
+    run = {
         **dict.fromkeys(_WITH_CONFIG, _experiment),
         "predict": _predict,
         "export": _export,
         "weights": _export,
         "fuse": _join_scores,
         "compare": _join_scores,
-    }[mode](workdir, mode)
+    }[mode]
+    with extra("train,prepare" if mode == "predict" else "train"):
+        run(workdir, mode)
 
 
 def _experiment(workdir: Path, mode: str) -> None:
@@ -152,7 +161,7 @@ def _run(arguments: list[str]) -> None:
     except Interrupted as reason:
         print(reason, file=sys.stderr)
         sys.exit(EXIT_CODE)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
         code = 2 if isinstance(error, ValueError) else 1
         if not jax.distributed.is_initialized():
             _refuse(str(error), code)

@@ -14,10 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stpyramid_jax.preparation.choices import WORDS, Choices
-from stpyramid_jax.preparation.run import prepare
-from stpyramid_jax.preparation.sources.download import download_ucf101, ucf101_folders
-from stpyramid_jax.preparation.verification.verify import verify
+from stpyramid_jax.extras import extra
+
+try:
+    with extra("prepare"):
+        from stpyramid_jax.preparation.choices import WORDS, Choices
+        from stpyramid_jax.preparation.run import prepare
+        from stpyramid_jax.preparation.sources.download import download_ucf101, ucf101_folders
+        from stpyramid_jax.preparation.verification.verify import verify
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing}")
 
 
 def size(text: str) -> tuple[int, int]:

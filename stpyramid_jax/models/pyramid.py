@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -145,7 +145,7 @@ class ModelConfig:
         return layouts
 
 
-def named_model(name: str) -> dict[str, object]:
+def named_model(name: str) -> dict[str, Any]:
     """Fields of `ModelConfig` for a row of the ablation: spatial, temporal, A, B, C or D."""
     return dict(MODELS[_choose("model", name, tuple(MODELS))])
 

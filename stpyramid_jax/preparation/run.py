@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from stpyramid_jax.preparation.annotations import (
     Annotations,
@@ -22,7 +23,7 @@ from stpyramid_jax.preparation.workers import work
 from stpyramid_jax.preparation.writing import output, shards
 
 
-def prepare(choices: Choices) -> dict:
+def prepare(choices: Choices) -> dict[str, Any]:
     """Writes the shards of a data set and returns the content of its `dataset.json`.
 
     The same call again continues what was interrupted, and does nothing when all is done. The

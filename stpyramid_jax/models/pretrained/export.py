@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stpyramid_jax.extras import extra
 from stpyramid_jax.models.pretrained.formats import written_whole
 from stpyramid_jax.models.pretrained.names import DIALECTS
 from stpyramid_jax.models.pretrained.translation import to_file
@@ -28,7 +29,8 @@ def save_weights(path: str | Path, variables: Mapping[str, Any], backbone: str) 
       ValueError: the backbone has no such names, the variables are not its own, or the file cannot
         be written.
     """
-    from safetensors.numpy import save_file
+    with extra("interop"):
+        from safetensors.numpy import save_file
 
     path, weights = Path(path), weights_of(variables, "the stream")
     dialect = next((dialect for dialect in DIALECTS if dialect.backbone == backbone), None)

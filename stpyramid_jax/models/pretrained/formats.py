@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stpyramid_jax.extras import extra
+
 
 class ArrayFile(NamedTuple):
     """What a file holds.
@@ -44,7 +46,7 @@ def read_arrays(path: str | Path) -> ArrayFile:
     try:
         kind = _kind(path)
         file = _READERS[kind](path)
-    except _Refused as error:
+    except (_Refused, ModuleNotFoundError) as error:
         raise ValueError(f"weights {path}: {_line(error)}") from error
     except OSError as error:
         raise ValueError(f"weights {path}: cannot be read: {_line(error)}") from error
@@ -98,7 +100,8 @@ def _kind(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> ArrayFile:
-    from safetensors import safe_open
+    with extra("interop"):
+        from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:  # bfloat16 is known to NumPy from JAX
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file, not a dictionary: it cannot be iterated
