@@ -1,6 +1,8 @@
 # make demo    the whole road on the embedded clips, about three minutes on two cores
 # make test    every test; `make test PYTEST="-m 'not slow'"` is the quick part
 # make lint    ruff and pyrefly
+# make docs    the site of the documents, into site/
+# make notebooks  runs the notebooks on CPU and keeps their outputs
 # make parity  installs PyTorch; tests that compare with it are skipped by name without
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ DEMO ?= demo
 DEMO_CLIPS ?=
 DEMO_TRAIN ?=
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test lint docs notebooks parity clean
 
 demo: $(VENV)/.run
 	$(BIN)/python data/synthesize.py --out=$(DEMO)/sprites $(DEMO_CLIPS)
@@ -26,9 +28,16 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
-$(VENV)/.run: requirements.txt pyproject.toml
+docs: $(VENV)/.dev
+	$(BIN)/python docs/figures.py --out=docs/figures
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir=site
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/execute.py
+
+$(VENV)/.run: pyproject.toml
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[report]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]"
 	touch $@
 
 # PyTorch, for the tests and benchmarks that compare with it
@@ -43,4 +52,4 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site

@@ -22,7 +22,13 @@ ROOT = Path(__file__).parents[1]
 
 
 # What takes longest begins first, so that no worker is left alone with it.
-LONGEST = ("test_docs.py", "test_ceilings.py", "test_ablation.py", "test_processes.py")
+LONGEST = (
+    "test_notebooks.py",
+    "test_docs.py",
+    "test_ceilings.py",
+    "test_ablation.py",
+    "test_processes.py",
+)
 
 
 def pytest_collection_modifyitems(items):
