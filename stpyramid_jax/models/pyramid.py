@@ -69,7 +69,10 @@ class ModelConfig:
       guidance: the motion map at the same location, or its mean for all locations. The paper does
         not say which.
       stream_fusion: of the pooled features (level 3); `score` averages class scores instead.
-      flow_weight: weight of the temporal scores for `score`, with the spatial ones at 1.
+      stream_scores: where features are fused, the class scores are the mean of theirs and of those
+        of model A, which both streams give on their own; each learns by a loss of its own. On few
+        clips the pyramid pays beside the streams rather than in their place (docs/results.md).
+      flow_weight: weight of the temporal scores among those of both streams, the spatial ones at 1.
       sketch_dims: d1, d2, d3 of the three levels.
       sketch_seed: of the fixed hashes.
       normalize: signed square root and unit root mean square after each level.
@@ -92,6 +95,7 @@ class ModelConfig:
     attention: bool = True
     guidance: str = "map"
     stream_fusion: str = "stcb"
+    stream_scores: bool = False
     flow_weight: float = 1.5
     sketch_dims: tuple[int, int, int] = (1024, 2048, 4096)
     sketch_seed: int = 0
@@ -123,6 +127,17 @@ class ModelConfig:
                 "model.attention=True, model.streams='temporal': attention pools the spatial map; "
                 "set model.attention=False or model.streams='both'"
             )
+        if self.stream_scores and not self.fuses:
+            raise ValueError(
+                f"model.stream_scores=True, model.streams={self.streams!r}, "
+                f"model.stream_fusion={self.stream_fusion!r}: they are added to those of fused "
+                "features; set model.streams='both' and model.stream_fusion='stcb'"
+            )
+
+    @property
+    def fuses(self) -> bool:
+        """Whether features of both streams become one (level 3)."""
+        return self.streams == "both" and self.stream_fusion != "score"
 
     @property
     def uses_rgb(self) -> bool:
@@ -156,8 +171,8 @@ class Outputs(NamedTuple):
     Attributes:
       logits: [B, K] class scores before the softmax.
       attention: [B, h, w] weights that sum to one over positions, or None without attention.
-      streams: [B, K] class scores of each stream where the streams meet in their scores only,
-        so that each can be trained on its own; else empty.
+      streams: [B, K] class scores by name where each is trained on its own: of the streams, where
+        they meet in their scores, and of what is `fused`, with `stream_scores`; else empty.
       features: [B, C] vectors on the way, by name: `spatial` and `temporal`, means over the last
         maps of the streams (the latter over snippets too); `motion` after level 1, `attended` after
         level 2, `fused` after level 3. Those that the model has.
@@ -202,11 +217,16 @@ class Pyramid(nn.Module):
                 features["attended"] = pooled["attended"]
             if config.streams != "spatial":
                 pooled["temporal"] = motion_vector
-        if config.streams == "both" and config.stream_fusion != "score":
-            features["fused"] = self._fuse(list(pooled.values()))
-            return Outputs(self._head("head", features["fused"], train), attention, {}, features)
-        logits, streams = self._scores(pooled, train)
-        return Outputs(logits, attention, streams, features)
+        if not config.fuses:
+            logits, streams = self._scores(pooled, train, "head")
+            return Outputs(logits, attention, streams, features)
+        features["fused"] = self._fuse(list(pooled.values()))
+        logits = self._head("head", features["fused"], train)
+        if not config.stream_scores:
+            return Outputs(logits, attention, {}, features)
+        plain = {name: features[name] for name in ("spatial", "temporal")}
+        beside, streams = self._scores(plain, train, "scores")
+        return Outputs((logits + beside) / 2, attention, streams | {"fused": logits}, features)
 
     def _check_shapes(self, inputs):
         """Refuses what broadcasting would hide, such as a batch of one beside a batch of many."""
@@ -330,14 +350,18 @@ class Pyramid(nn.Module):
         fuse = STCB(config.sketch_dims[2], config.sketch_seed, 3, name="level3")
         return self._normalize(fuse(features))
 
-    def _scores(self, pooled, train):
-        """Class scores of the streams, averaged where there are two, and of each alone."""
+    def _scores(self, pooled, train, suffix):
+        """Class scores of the streams, averaged where there are two, and of each alone.
+
+        A `head` learns at the rate of its stream; `scores`, beside what is fused, at that of the
+        fusion (`STREAM` in training/optimizer.py).
+        """
         streams = {}
         if "spatial" in pooled:
             seen = pooled.get("attended", pooled["spatial"])
-            streams["spatial"] = self._head("spatial_head", seen, train)
+            streams["spatial"] = self._head(f"spatial_{suffix}", seen, train)
         if "temporal" in pooled:
-            streams["temporal"] = self._head("temporal_head", pooled["temporal"], train)
+            streams["temporal"] = self._head(f"temporal_{suffix}", pooled["temporal"], train)
         weights = {"spatial": 1.0, "temporal": self.config.flow_weight}
         total = sum(weights[name] for name in streams)
         weighted = [weights[name] / total * scores for name, scores in streams.items()]

@@ -125,6 +125,23 @@ def test_a_is_the_weighted_mean_of_its_streams():
     np.testing.assert_allclose(outputs.logits, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["B", "D"])
+def test_stream_scores_are_those_of_a_beside_the_pyramid(name):
+    forward, variables, inputs = built(name, stream_scores=True)
+    outputs = forward(inputs)
+    plain = create_model(config_of(name)).apply(variables, inputs, train=False)
+    np.testing.assert_array_equal(outputs.streams["fused"], plain.logits)
+    params, features = variables["params"], outputs.features
+    alone = {
+        stream: features[stream] @ params[f"{stream}_scores"]["kernel"]
+        for stream in ("spatial", "temporal")
+    }
+    for stream, scores in alone.items():
+        np.testing.assert_allclose(outputs.streams[stream], scores, rtol=1e-4, atol=1e-5)
+    beside = (alone["spatial"] + 1.5 * alone["temporal"]) / 2.5
+    np.testing.assert_allclose(outputs.logits, (plain.logits + beside) / 2, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("stream", ["spatial", "temporal"])
 def test_streams_of_a_are_the_single_stream_models(stream):
     forward, variables, inputs = built("A")
@@ -292,6 +309,14 @@ def test_jit_and_floating_bytes_change_nothing():
         ({"motion": "rgb_diff"}, "model.motion='rgb_diff': .*did you mean 'rgb_difference'"),
         ({"temporal_fusion": "stbc"}, "model.temporal_fusion='stbc': .*did you mean 'stcb'"),
         ({"stream_fusion": "scores"}, "model.stream_fusion='scores': .*did you mean 'score'"),
+        (
+            {"stream_scores": True, "streams": "temporal", "attention": False},
+            "model.stream_scores=True, model.streams='temporal'.*set model.streams='both'",
+        ),
+        (
+            {"stream_scores": True, "stream_fusion": "score"},
+            "model.stream_fusion='score': they are added to those of fused features",
+        ),
         ({"guidance": "maps"}, "model.guidance='maps': .*did you mean 'map'"),
         ({"num_classes": 0}, "model.num_classes=0: at least 1"),
         ({"snippets": 0}, "model.snippets=0: at least 1"),

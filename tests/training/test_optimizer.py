@@ -52,9 +52,12 @@ def test_updates_equal_caffes_solver_written_out():
         "temporal_head": ("temporal", 5.0, 0.25),
         "attention": ("fusion", 1.0, 1.0),
         "head": ("fusion", 1.0, 1.0),
+        "spatial_scores": ("fusion", 1.0, 1.0),
     }
     params = {
-        name: layer() if name.endswith("head") else {"conv1": layer(), "fire": {"conv2": layer()}}
+        name: layer()
+        if name.endswith(("head", "scores"))
+        else {"conv1": layer(), "fire": {"conv2": layer()}}
         for name in parts
     }
     optimizer, rate = make_optimizer(config), schedule(config, batch_size=7)

@@ -158,6 +158,27 @@ def test_fused_scores_train_each_stream_alone():
     assert directions[0] @ directions[1] == pytest.approx(1, abs=1e-4)
 
 
+def test_scores_beside_the_pyramid_learn_by_losses_of_their_own():
+    """What the pyramid alone learns from does not change; each stream's scores learn as well."""
+    beside, alone = (model_of("D", dropout=0.0, stream_scores=given) for given in (True, False))
+    batch = batch_of(beside)
+    variables = beside.init(jax.random.key(0), batch, train=False)
+
+    def gradients(model):
+        def loss(params):
+            outputs = model.apply({**variables, "params": params}, batch, train=False)
+            return loss_fn(outputs, batch["label"])
+
+        return jax.grad(loss)(variables["params"])
+
+    one, two = gradients(beside), gradients(alone)
+    for part in ("head", "attention"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one[part], two[part])
+    for part in ("spatial_scores", "temporal_scores"):
+        assert jnp.abs(one[part]["kernel"]).max() > 0
+        assert jnp.abs(two[part]["kernel"]).max() == 0
+
+
 def test_dropout_differs_from_step_to_step_and_repeats_with_the_key():
     model = model_of("spatial", dropout=0.5)
     _, first = run(model, batch_of(model), steps=2)
