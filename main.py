@@ -1,15 +1,24 @@
-"""Trains, evaluates and applies the pyramid.
+"""Trains, evaluates and applies the pyramid, on shards that data/prepare.py has made of videos.
+
+Train, then evaluate (the same again continues); evaluate; the paper's tables over seeds:
 
     python main.py --config=configs/quickstart.py --workdir=ckpt
     python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
     python main.py --config=configs/quickstart.py --workdir=ablation --mode=ablation --seeds=0,1,2
+
+Of what is trained: classes of videos, one program to serve, weights for PyTorch:
+
     python main.py --mode=predict --workdir=ckpt --video=clip.avi --timeline --overlay=seen.mp4
-    python main.py --mode=fuse --workdir=fused --scores=a/scores.npz,b/scores.npz --weights=1,1.5
-    python main.py --mode=compare --workdir=compared --scores=a/scores.npz,b/scores.npz
     python main.py --mode=export --workdir=ckpt
     python main.py --mode=weights --workdir=ckpt
 
-The same command again resumes. `--config.section.key=value` overrides a value of the config.
+Of saved scores: fused, or side by side:
+
+    python main.py --mode=fuse --workdir=fused --scores=a/scores.npz,b/scores.npz --weights=1,1.5
+    python main.py --mode=compare --workdir=compared --scores=a/scores.npz,b/scores.npz
+
+`--config.section.key=value` overrides a value of the config, as in --config.data.dir=shards/mine;
+docs/configuration.md says what every key means, README.md the rest.
 """
 
 import os
@@ -91,24 +100,23 @@ def main(arguments: list[str]) -> None:
     processes.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if mode not in _WITH_CONFIG and jax.process_count() > 1:
         raise ValueError(f"--mode={mode} is for one process; there are {jax.process_count()}")
-    run = {
+    {
         **dict.fromkeys(_WITH_CONFIG, _experiment),
         "predict": _predict,
         "export": _export,
         "weights": _export,
         "fuse": _join_scores,
         "compare": _join_scores,
-    }[mode]
-    with extra("train,prepare" if mode == "predict" else "train"):
-        run(workdir, mode)
+    }[mode](workdir, mode)
 
 
 def _experiment(workdir: Path, mode: str) -> None:
-    from stpyramid_jax.ablation.run import ablate
-    from stpyramid_jax.evaluation import protocol, report
-    from stpyramid_jax.experiment import build_experiment
-    from stpyramid_jax.input.tfrecord import Shards
-    from stpyramid_jax.training import loop
+    with extra("train"):
+        from stpyramid_jax.ablation.run import ablate
+        from stpyramid_jax.evaluation import protocol, report
+        from stpyramid_jax.experiment import build_experiment
+        from stpyramid_jax.input.tfrecord import Shards
+        from stpyramid_jax.training import loop
 
     config, shards = _CONFIG.value.to_dict(), Shards(_CONFIG.value.data.dir)
     experiment = build_experiment(config, num_classes=len(shards.classes))
@@ -128,7 +136,8 @@ def _experiment(workdir: Path, mode: str) -> None:
 
 
 def _predict(workdir: Path, mode: str) -> None:
-    from stpyramid_jax.evaluation import predict
+    with extra("train,prepare"):
+        from stpyramid_jax.evaluation import predict
 
     out, overlay = (Path(name.value) if name.value else None for name in (_OUT, _OVERLAY))
     for found in predict.predict(workdir, _VIDEO.value, out, _TIMELINE.value, overlay):
@@ -136,15 +145,17 @@ def _predict(workdir: Path, mode: str) -> None:
 
 
 def _export(workdir: Path, mode: str) -> None:
-    from stpyramid_jax.export import export_model
-    from stpyramid_jax.training.weights import export_weights
+    with extra("train"):
+        from stpyramid_jax.export import export_model
+        from stpyramid_jax.training.weights import export_weights
 
     for path in {"export": export_model, "weights": export_weights}[mode](workdir):
         print(path)
 
 
 def _join_scores(workdir: Path, mode: str) -> None:
-    from stpyramid_jax.evaluation import compare, report
+    with extra("train"):
+        from stpyramid_jax.evaluation import compare, report
 
     if mode == "compare":
         print(compare.compare(_SCORES.value, workdir))

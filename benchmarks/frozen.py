@@ -9,66 +9,42 @@ drawn as in training), and of POSITIONS positions x centre crop of each test cli
 streams is the network's own, and so are its solver and its step; a run takes a minute.
 
 Scores go to OUT/<row>/<split>-seed<seed>.npz, for --mode=compare and --mode=fuse of main.py. Rows
-of five snippets are left out. --validation=0.2 scores groups held out of training instead of test
-clips: RATES, STEPS, DROPOUT and DECAY were chosen by it.
+of one snippet see the middle one of the three, at the same moments as the others; rows of five are
+left out. --validation=0.2 scores groups that are held out of training instead, on augmented
+samples, to choose by; the streams must not have seen them either.
 """
 
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float16, Int
+from jaxtyping import Float, Int
+from maps import BATCH, DRAWS, POSITIONS, SNIPPETS, STREAMS, Maps, check_unseen, maps_of
 
 from stpyramid_jax.ablation.rows import ROWS, Row, choose_rows, choose_seeds
 from stpyramid_jax.evaluation.metrics import confusion, mean_class_accuracy
 from stpyramid_jax.evaluation.scores import Scores, save
 from stpyramid_jax.experiment import Experiment, build_experiment, default_config
-from stpyramid_jax.input.pipeline import apart, eval_batches, train_iterator
 from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.pyramid import ModelConfig, Pyramid, create_model
 from stpyramid_jax.performance import compiler_options
 from stpyramid_jax.training.optimizer import make_optimizer, schedule
-from stpyramid_jax.training.state import TrainState, init_state, input_shapes
+from stpyramid_jax.training.state import TrainState, input_shapes
 from stpyramid_jax.training.step import train_step
 from stpyramid_jax.training.validation import hold_out
-from stpyramid_jax.training.weights import read_weights, with_weights
 
-DRAWS, POSITIONS, SNIPPETS, BATCH = 12, 6, 3, 32
-STREAMS = (("spatial",), ("temporal",))
 # Learning rates of class scores on a stream's own features, and on fused ones of unit RMS.
 RATES = {"score": 0.001, "stcb": 0.002}
 STEPS, DROPOUT, DECAY = 400, 0.5, 5e-4
-
-
-class Maps(NamedTuple):
-    """Last maps of both streams for N samples, and the clip that each is of."""
-
-    rgb: Float16[np.ndarray, "N h w C"]
-    flow: Float16[np.ndarray, "N T h w C"]
-    video: Int[np.ndarray, " N"]
-
-    def of(self, videos: Int[np.ndarray, " V"]) -> Int[np.ndarray, " n"]:
-        """Numbers of the samples of some clips."""
-        return np.flatnonzero(np.isin(self.video, videos))
-
-    def batch(self, rows: Int[np.ndarray, " B"], config: ModelConfig) -> dict[str, np.ndarray]:
-        """What a network takes of some samples; of a single snippet, the one in the middle."""
-        first = (SNIPPETS - config.snippets) // 2
-        snippets = slice(first, first + config.snippets)
-        return {
-            name: self.rgb[rows] if name == "rgb" else self.flow[rows, snippets]
-            for name in config.layouts
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,81 +94,6 @@ def experiment_of(args: argparse.Namespace, row: Row, num_classes: int) -> Exper
     return build_experiment(config.to_dict(), num_classes)
 
 
-def maps_of(experiment: Experiment, shards: Shards, folder: Path) -> tuple[Maps, Maps]:
-    """Maps of the split's training and test clips, computed unless the folder has them.
-
-    Raises:
-      ValueError: the folder has those of other streams, clips or crops.
-    """
-    split = experiment.data.split
-    about = {
-        "digest": shards.digest,
-        "split": split,
-        "weights": experiment.training.weights,
-        "input": json.loads(json.dumps(dataclasses.asdict(experiment.input))),
-        "samples": [DRAWS, POSITIONS],
-    }
-    record = folder / "about.json"
-    if not record.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        network = _streams(experiment)
-        train, test = (shards.select(split, part) for part in ("train", "test"))
-        settings = experiment.input
-        drawn = train_iterator(shards, train, settings, BATCH, experiment.seed)
-        views = map(apart, eval_batches(shards, test, settings, POSITIONS, 1, BATCH))
-        for name, batches, count in (
-            ("train", drawn, DRAWS * len(train)),
-            ("test", views, POSITIONS * len(test)),
-        ):
-            for field, array in _collect(network, batches, count)._asdict().items():
-                np.save(folder / f"{name}-{field}.npy", array)
-        record.write_text(json.dumps(about, indent=2) + "\n")
-    if json.loads(record.read_text()) != about:
-        raise ValueError(f"--maps={folder}: those of other clips, streams or crops; give another")
-    train, test = (
-        Maps(*(np.load(folder / f"{name}-{field}.npy") for field in Maps._fields))
-        for name in ("train", "test")
-    )
-    return train, test
-
-
-def _streams(experiment: Experiment):
-    """A function of a batch that gives the last maps of both streams."""
-    model = create_model(experiment.model)
-    state = jax.jit(functools.partial(init_state, experiment))(jax.random.key(experiment.seed))
-    weights, _ = read_weights(experiment.training.weights, experiment.model)
-    variables = with_weights(state, weights).variables
-
-    @functools.partial(jax.jit, compiler_options=compiler_options())
-    def forward(variables, images):
-        _, kept = model.apply(
-            variables,
-            images,
-            train=False,
-            mutable=["intermediates"],
-            capture_intermediates=lambda module, _: module.path in STREAMS,
-        )
-        found: Any = kept["intermediates"]
-        rgb, flow = (found[name]["__call__"][0].astype(jnp.float16) for (name,) in STREAMS)
-        return rgb, flow.reshape(-1, SNIPPETS, *flow.shape[1:])
-
-    return functools.partial(forward, variables)
-
-
-def _collect(network, batches: Iterable[Mapping[str, np.ndarray]], count: int) -> Maps:
-    parts, done = [], 0
-    for batch in batches:
-        found = (*network({name: batch[name] for name in ("rgb", "flow")}), batch["video"])
-        kept = batch.get("mask", np.arange(len(batch["video"])) < count - done)
-        parts.append([np.asarray(array)[kept] for array in found])
-        done += int(kept.sum())
-        print(f"\r{done} of {count} samples", end="", file=sys.stderr, flush=True)
-        if done == count:
-            break
-    print(file=sys.stderr)
-    return Maps(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
 def train(
     experiment: Experiment, maps: Maps, rows: Int[np.ndarray, " n"], labels: np.ndarray, seed: int
 ) -> Any:
@@ -238,11 +139,12 @@ def run(args: argparse.Namespace, rows: Sequence[Row], seeds: Sequence[int]) -> 
     """Trains and scores each row and seed, and prints accuracies as they come."""
     shards = Shards(args.shards)
     whole = experiment_of(args, ROWS["D"], len(shards.classes))
-    train_maps, test_maps = maps_of(whole, shards, args.maps)
     training, clips = (shards.select(args.split, part) for part in ("train", "test"))
     if args.validation:
         training, clips = hold_out(shards.videos, training, args.validation)
-        test_maps = train_maps
+    check_unseen(whole, shards, clips)
+    train_maps, test_maps = maps_of(whole, shards, args.maps)
+    scored = train_maps if args.validation else test_maps
     labels = np.array([video.label for video in shards.videos], np.int32)
     kind = "held-out" if args.validation else "test"
     print(f"mean class accuracy in % on {len(clips)} {kind} clips of {shards.name} {args.split}")
@@ -250,32 +152,36 @@ def run(args: argparse.Namespace, rows: Sequence[Row], seeds: Sequence[int]) -> 
         experiment, accuracies = experiment_of(args, row, len(shards.classes)), []
         for seed in seeds:
             variables = train(experiment, train_maps, train_maps.of(training), labels, seed)
-            scores = score(experiment, variables, test_maps, clips)
+            scores = score(experiment, variables, scored, clips)
             accuracies.append(mean_class_accuracy(confusion(scores, labels[clips])))
-            _write(args, row, seed, shards, clips, scores)
+            _write(args, experiment, row, seed, shards, clips, scores)
         percent = [100 * accuracy for accuracy in accuracies]
         spread = f" ± {statistics.stdev(percent):.1f}" if len(seeds) > 1 else ""
         each = " ".join(f"{accuracy:.1f}" for accuracy in percent)
         print(f"{row.name:15} {statistics.mean(percent):.1f}{spread} ({each})", flush=True)
 
 
-def _write(args, row, seed, shards, clips, scores) -> None:
-    folder = args.out / row.name
+def _write(args, experiment, row, seed, shards, clips, scores) -> None:
+    folder, held = args.out / row.name, bool(args.validation)
     folder.mkdir(parents=True, exist_ok=True)
     videos = [shards.videos[clip] for clip in clips]
     about = {
-        "protocol": f"{POSITIONS} positions x 1 crops",
+        "protocol": f"{DRAWS} training views" if held else f"{POSITIONS} positions x 1 crops",
         "crop": args.crop,
+        "test_scale": experiment.input.test_scale,
+        "test_tau": experiment.input.test_tau,
+        "motion": experiment.model.motion,
+        "clips_trained_on": 0,
         "dataset": shards.name,
         "digest": shards.digest,
-        "split": args.split + " (held out)" * bool(args.validation),
+        "split": args.split + " (held out)" * held,
         "row": row.name,
         "seed": seed,
         "weights": args.weights,
     }
     labels = np.array([video.label for video in videos])
     names = tuple(video.name for video in videos)
-    path = folder / f"{args.split}-seed{seed}.npz"
+    path = folder / f"{args.split}{'-held-out' * held}-seed{seed}.npz"
     save(Scores(scores, labels, names, tuple(shards.classes), about), path)
 
 

@@ -50,8 +50,11 @@ def pairs(found: Mapping[Mistake, float], runs: int) -> Mapping[tuple[str, ...],
 def resolved(
     first: Counter[Mistake], last: Counter[Mistake], pair: tuple[str, ...]
 ) -> Mistake | None:
-    """The mistake of a pair that the first model makes most often beyond the last, if any."""
-    gains = {key: n - last[key] for key, n in first.items() if tuple(sorted(key[1:])) == pair}
+    """The mistake of a pair whose clip the last model has wrong least often beside it, if any."""
+    wrong: Counter[str] = Counter()  # of the last model, whatever a clip was taken for
+    for (name, *_), count in last.items():
+        wrong[name] += count
+    gains = {key: n - wrong[key[0]] for key, n in first.items() if tuple(sorted(key[1:])) == pair}
     best = max(gains, key=gains.__getitem__, default=None)
     return best if best is not None and gains[best] > 0 else None
 
@@ -91,6 +94,9 @@ def main() -> None:
     models = {name: [load(Path(file)) for file in files] for name, *files in args.model}
     if len(models) < 2 or not all(models.values()):
         parser.error("--model: give two models or more, each a name and files of scores")
+    clips = {tuple(sorted(tuple(sorted(run.names)) for run in runs)) for runs in models.values()}
+    if len(clips) > 1:
+        parser.error("--model: files of other clips, or more of them; give the same for each")
 
     found = {name: mistakes(runs) for name, runs in models.items()}
     counts = {name: pairs(found[name], len(runs)) for name, runs in models.items()}
@@ -107,8 +113,9 @@ def main() -> None:
         if example:
             wrong = " ".join(f"{name} {found[name][example]}" for name in models)
             shown.append((example, f"mistaken so: {wrong}"))
-    if shown:
-        draw(Shards(args.shards), shown, args.out)
+    if not shown:
+        parser.error(f"--model: {last} has no clip right that {first} has wrong")
+    draw(Shards(args.shards), shown, args.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ def write(path: Path, data: bytes | bytearray) -> None:
 
 
 def rename(part: Path, path: Path) -> None:
+    """Gives a file its name, in place of what had it."""
     os.replace(part, path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # so that a power cut keeps renames in their order
@@ -21,6 +22,7 @@ def rename(part: Path, path: Path) -> None:
 
 
 def sync(file) -> None:
+    """Closes a file once all of it is on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()

@@ -229,7 +229,7 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; --workdir must be the folder of a trained run")
-    record = _read_record(path)
+    record = read_record(path)
     try:
         parts = {name: _section(cls, record, name) for name, cls in _sections().items()}
         whole = Experiment(seed=record["seed"], profile=record["profile"], **parts)
@@ -240,14 +240,32 @@ def load_experiment(workdir: Path) -> tuple[Experiment, dict[str, Any]]:
         raise ValueError(f"{path}: of another version ({error})") from error
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote; keys that are younger than the run have their defaults.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
     try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
+        return completed(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); take another --workdir") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: damaged (not an object); take another --workdir")
-    return record
+
+
+def completed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record with the defaults of keys that it lacks.
+
+    Raises:
+      TypeError: it is no object.
+    """
+    if not isinstance(record, Mapping):
+        raise TypeError("not an object")
+    found = dict(record)
+    for name, section in json.loads(json.dumps(default_config().to_dict())).items():
+        if isinstance(section, dict) and isinstance(found.get(name), Mapping):
+            usual = {key: value for key, value in section.items() if value is not None}
+            found[name] = usual | found[name]
+    return found
 
 
 def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str] = ()) -> None:
@@ -263,7 +281,7 @@ def check_workdir(workdir: Path, record: Mapping[str, Any], free: Collection[str
     path = workdir / "config.json"
     if not path.exists():
         return
-    known, wanted = _flatten(_read_record(path)), _flatten(record)
+    known, wanted = _flatten(read_record(path)), _flatten(record)
     if missing := wanted.keys() - known.keys():
         raise ValueError(
             f"{path}: of another version (lacks {', '.join(sorted(missing))}); "

@@ -17,7 +17,8 @@ def extra(names: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if "stpyramid-jax[" in str(error) or (error.name or "").startswith("stpyramid_jax"):
+        own = not error.name or error.name.startswith("stpyramid_jax")
+        if own or "stpyramid-jax[" in str(error):
             raise
         raise ModuleNotFoundError(
             f"{error.name} is not installed: pip install 'stpyramid-jax[{names}]'", name=error.name

@@ -9,6 +9,7 @@ from typing import Any
 from stpyramid_jax import disk
 from stpyramid_jax.ablation.rows import ROWS
 from stpyramid_jax.ablation.table import Result, protocol_of
+from stpyramid_jax.experiment import completed, read_record
 
 # Keys and sections of a config that do not change a result. Those that, beside them, do not change
 # a network. And those that, beside them, rows differ in: form, seed, and what streams begin from.
@@ -21,7 +22,14 @@ _PLACE = (
     "mesh",
 )
 _TEST = (*_PLACE, "input.test_tau", "input.test_scale", "evaluation")
-_ROW = (*_TEST, "model", "input.streams", "input.snippets", "seed", "training.weights")
+_ROW = (
+    *_TEST,
+    *(f"model.{field}" for field in ROWS["D"].model),
+    "input.streams",
+    "input.snippets",
+    "seed",
+    "training.weights",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +57,7 @@ def check_trained(folder: Path, record: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    try:
-        there = _settings(json.loads(path.read_text()), _TEST)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); give another --workdir") from error
+    there = _settings(read_record(path), _TEST)
     differing = [
         f"{key} {there.get(key)!r} there, {value!r} here"
         for key, value in _settings(record, _TEST).items()
@@ -96,7 +101,8 @@ def _read(folder: Path) -> Ended | None:
     """What `write_result` wrote, or None where the run did not end yet."""
     path = folder / "result.json"
     try:
-        return Ended(**json.loads(path.read_text())) if path.is_file() else None
+        ended = Ended(**json.loads(path.read_text())) if path.is_file() else None
+        return ended and dataclasses.replace(ended, run=completed(ended.run))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove it to evaluate again") from error
 

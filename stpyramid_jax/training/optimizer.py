@@ -17,7 +17,7 @@ RULES = (
     (r"/bias$", 2.0, 0.0),
 )
 # A stream is its backbone and, where streams meet in their scores only, its class scores. What is
-# in neither is the fusion: attention, and the class scores of fused features.
+# in neither is the fusion: attention, the class scores of fused features, and those beside them.
 STREAM = r"^/(spatial|temporal)(_head)?/"
 # With partial batch norm (slides; scale and offset as in TSN) the norms of the backbones are frozen
 # except the first of each.

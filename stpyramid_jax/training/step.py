@@ -18,7 +18,7 @@ from stpyramid_jax.training.state import TrainState
 def loss_fn(
     outputs: Outputs, labels: Int[Array, " B"], label_smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Cross entropy over the whole network; of each stream alone where only scores are fused.
+    """Cross entropy of the class scores, or the sum of those that are trained on their own.
 
     With label smoothing e the target is 1 - e + e / K for the label, e / K for each other class.
     """

@@ -1,5 +1,7 @@
 """Rows above frozen streams: the same network as the whole one, and scores as evaluation writes."""
 
+import argparse
+import functools
 import sys
 
 import jax
@@ -7,16 +9,27 @@ import numpy as np
 import pytest
 
 from stpyramid_jax.ablation.rows import ROWS
+from stpyramid_jax.evaluation.protocol import clip_scores, jitted_forward
 from stpyramid_jax.evaluation.scores import load as load_scores
+from stpyramid_jax.input.pipeline import eval_batches
+from stpyramid_jax.input.tfrecord import Shards
 from stpyramid_jax.models.backbones.squeezenet import SqueezeNet
 from stpyramid_jax.models.pyramid import ModelConfig, create_model
+from stpyramid_jax.training.sharding import make_mesh
+from stpyramid_jax.training.state import init_state
+from stpyramid_jax.training.weights import read_weights, with_weights
 from tests.conftest import load
 
 ABOVE = [name for name, row in ROWS.items() if row.model["snippets"] in (1, 3)]
 
 
 @pytest.fixture(scope="module")
-def frozen():
+def maps():
+    return load("benchmarks/maps.py")
+
+
+@pytest.fixture(scope="module")
+def frozen(maps):
     return load("benchmarks/frozen.py")
 
 
@@ -70,14 +83,41 @@ def test_a_single_snippet_is_the_one_in_the_middle(frozen):
     assert batch["flow"].ravel().tolist() == [4]
 
 
+def _shorten(monkeypatch, maps, frozen):
+    monkeypatch.setattr(frozen, "STEPS", 10)
+    monkeypatch.setattr(maps, "DRAWS", 2)
+    monkeypatch.setattr(maps, "POSITIONS", 2)
+    for module in (maps, frozen):  # 12 samples of 6 clips do not fill the last batch
+        monkeypatch.setattr(module, "BATCH", 5)
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_an_evaluation(maps, frozen, weights, sprites, tmp_path, monkeypatch):
+    _shorten(monkeypatch, maps, frozen)
+    shards, mesh = Shards(sprites / "shards"), make_mesh()
+    args = argparse.Namespace(
+        shards=sprites / "shards", split="split1", validation=0.0, crop=40, weights=str(weights)
+    )
+    experiment = frozen.experiment_of(args, ROWS["D"], len(shards.classes))
+    state = jax.jit(functools.partial(init_state, experiment))(jax.random.key(0))
+    given, _ = read_weights(str(weights), experiment.model)
+    variables = jax.tree.map(np.asarray, with_weights(state, given).variables)
+    clips = shards.select("split1", "test")
+    _, test = maps.maps_of(experiment, shards, tmp_path)
+    found = frozen.score(experiment, variables, test, clips)
+
+    batches = eval_batches(shards, clips, experiment.input, maps.POSITIONS, 1, 8, parts=8)
+    step = jitted_forward(create_model(experiment.model), mesh)
+    evaluated = clip_scores(variables, step, batches, mesh)
+    expected = np.stack([evaluated[clip] for clip in clips.tolist()])
+    np.testing.assert_allclose(found, expected, atol=0.02 * expected.std())
+
+
 @pytest.mark.slow
 def test_rows_are_trained_on_maps_that_are_kept(
-    frozen, weights, sprites, tmp_path, monkeypatch, capsys
+    maps, frozen, weights, sprites, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(frozen, "STEPS", 10)
-    monkeypatch.setattr(frozen, "BATCH", 4)
-    monkeypatch.setattr(frozen, "DRAWS", 2)
-    monkeypatch.setattr(frozen, "POSITIONS", 2)
+    _shorten(monkeypatch, maps, frozen)
     flags = {
         "shards": sprites / "shards",
         "weights": weights,
@@ -108,5 +148,8 @@ def test_rows_are_trained_on_maps_that_are_kept(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "maps").iterdir()} == kept
     assert run(crop=41) == 2
     assert "--maps" in capsys.readouterr().err
+    assert run(validation=0.5, rows="A", seeds="0") == 0
+    held = load_scores(tmp_path / "out" / "A" / "split1-held-out-seed0.npz")
+    assert not {*held.names} & {*found["A", 0].names}
     assert run(rows="stcb5") == 2
     assert "stcb5 take more than 3 snippets" in capsys.readouterr().err

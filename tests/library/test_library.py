@@ -156,6 +156,8 @@ def test_an_extra_changes_no_other_error():
     own = re.escape("No module named 'stpyramid_jax.nowhere'")
     with pytest.raises(ModuleNotFoundError, match=own), extra("train"):
         importlib.import_module("stpyramid_jax.nowhere")
+    with pytest.raises(ModuleNotFoundError, match="please install gcsfs"), extra("train"):
+        raise ModuleNotFoundError("please install gcsfs to access GCS")
     with pytest.raises(ImportError, match="cannot import name"), extra("train"):
         from stpyramid_jax.extras import nothing  # noqa: F401
     inner = re.escape("no_such_package is not installed: pip install 'stpyramid-jax[interop]'")
