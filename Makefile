@@ -13,6 +13,10 @@ DEMO ?= demo
 DEMO_CLIPS ?=
 DEMO_TRAIN ?=
 
+# Told before there is an environment of a version that the package refuses
+KNOWN = $(PYTHON) -c 'import sys; sys.exit((3, 11) <= sys.version_info < (3, 14) and None or \
+  "error: $(PYTHON) is Python %d.%d; take one of 3.11 to 3.13: make PYTHON=python3.12" % sys.version_info[:2])'
+
 .PHONY: demo test lint docs notebooks parity clean
 
 demo: $(VENV)/.run
@@ -36,7 +40,7 @@ notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py
 
 $(VENV)/.run: pyproject.toml
-	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(KNOWN) && $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]"
 	touch $@
 

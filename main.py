@@ -28,10 +28,15 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-import jax
+try:
+    import jax
 
-from stpyramid_jax.extras import extra
-
+    from stpyramid_jax.extras import extra
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: {missing.name} is not installed for {sys.executable}: source .venv/bin/activate, "
+        "or pip install -e '.[all]' (README.md)"
+    )
 try:
     with extra("train"):
         from absl import app, flags, logging
@@ -205,7 +210,12 @@ def _parse(arguments: list[str]) -> list[str]:
         _refuse(f"config has no key {key!r}; did you mean --config.{nearest_key(key)}?")
     except SyntaxError as error:
         _refuse(f"{error.filename}, line {error.lineno}: {error.msg}")
-    except (flags.Error, OSError) as error:
+    except OSError as error:
+        reason = re.sub(r".*\[Errno \d+\] ", "", str(error), flags=re.DOTALL)
+        _refuse(f"--config: {reason}; give a file, as in --config=configs/quickstart.py")
+    except ImportError as error:
+        _refuse(f"--config: {error}")
+    except flags.Error as error:
         _refuse(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 
 

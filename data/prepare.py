@@ -14,8 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stpyramid_jax.extras import extra
-
+try:
+    from stpyramid_jax.extras import extra
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: {missing.name} is not installed for {sys.executable}: source .venv/bin/activate, "
+        "or pip install -e '.[all]' (README.md)"
+    )
 try:
     with extra("prepare"):
         from stpyramid_jax.preparation.choices import WORDS, Choices

@@ -56,7 +56,7 @@ def _address(target: str, source: str, repository: str) -> str:
     if path == DATA:
         return "data.md"
     folder, _, name = path.partition("/")
-    if folder == "docs" and name.endswith((".md", ".png", ".svg")):
+    if folder == "docs" and name.endswith((".md", ".png", ".jpg", ".svg")):
         return name
     if (ROOT / path).exists():
         return f"{repository}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}"

@@ -36,7 +36,14 @@ METADATA = {
 SECONDS = 600
 """The longest that a cell may take."""
 
-FAILURES = (OSError, NotJSONError, CellExecutionError, CellTimeoutError, DeadKernelError)
+FAILURES = (
+    OSError,
+    NotJSONError,
+    nbformat.ValidationError,
+    CellExecutionError,
+    CellTimeoutError,
+    DeadKernelError,
+)
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of a terminal
 _CELL = re.compile(r"\S*ipykernel_\d+/\d+\.py")  # the file that a warning of a cell names
@@ -54,6 +61,7 @@ def run(path: Path) -> Any:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
+            "COLUMNS": "120",  # of the programs' lines
             "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment
             "IPYTHONDIR": place,
         }
@@ -92,7 +100,7 @@ def clean_text(text: str) -> str:
     text = _CONTROL.sub("", text).replace("\r\n", "\n")
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     text = _CELL.sub("<cell>", text)
-    return text.replace(f"{ROOT}/", "").replace(str(Path.home()), "~")
+    return text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def small_png(picture: bytes) -> bytes:

@@ -54,3 +54,6 @@ else:  # a type checker would take any name for one of the package
         module, extras = _WITH_EXTRAS[name]
         with extra(extras):
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *_WITH_EXTRAS])

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """Folder of real clips, laid out as README.md, "Tests on real clips", says."""
+    """Folder of real clips, laid out as README.md, "Tests", says."""
     folder = os.environ.get("STPYRAMID_REAL")
     if not folder:
         pytest.skip("STPYRAMID_REAL is not set: no real clips")

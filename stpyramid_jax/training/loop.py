@@ -112,14 +112,15 @@ def _check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def _begin(run: Run) -> tuple[TrainState, History]:
     """A fresh state, perhaps with given weights, and what those have seen."""
     experiment = run.experiment
+    # First, so that a source which is not there is told before anything is compiled.
+    weights, earlier = read_weights(experiment.training.weights, experiment.model)
+    _check_seen(run, earlier)
     init = functools.partial(init_state, experiment)
     # It runs once: the compiler need not try hard, which takes twice as long.
     quick = {"xla_backend_optimization_level": 0}
     init = jax.jit(init, out_shardings=replicated(run.mesh), compiler_options=quick)
     state = init(_keys(experiment.seed)[1])
-    weights, earlier = read_weights(experiment.training.weights, experiment.model)
     check_frozen(experiment.model, state.params, weights)
-    _check_seen(run, earlier)
     state = with_weights(state, weights) if weights else state
     places = jax.tree.map(lambda x: x.sharding, abstract_state(experiment, run.mesh))
     shards, split = run.shards, experiment.data.split
