@@ -72,7 +72,7 @@ def look(shards: Shards, video: int) -> Mapping[str, np.ndarray]:
 def draw(shards: Shards, shown: Sequence[tuple[Mistake, str]], path: Path) -> None:
     """Frame and flow of some clips, each with a caption."""
     numbers = {video.name: number for number, video in enumerate(shards.videos)}
-    figure = new_figure(2.5 * len(shown), 4.7)
+    figure = new_figure(2.5 * len(shown), 4.4)
     columns = figure.subplots(2, len(shown), squeeze=False).T
     for column, ((name, label, guess), caption) in zip(columns, shown, strict=True):
         for axes, picture in zip(column, look(shards, numbers[name]).values(), strict=True):
