@@ -14,7 +14,7 @@ DEMO_CLIPS ?=
 DEMO_TRAIN ?=
 
 # Told before there is an environment of a version that the package refuses
-KNOWN = $(PYTHON) -c 'import sys; sys.exit((3, 11) <= sys.version_info < (3, 14) and None or \
+KNOWN = $(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
   "error: $(PYTHON) is Python %d.%d; take one of 3.11 to 3.13: make PYTHON=python3.12" % sys.version_info[:2])'
 
 .PHONY: demo test lint docs notebooks parity clean

@@ -130,6 +130,17 @@ def test_a_workdir_gives_its_experiment_back(tmp_path):
             load_experiment(tmp_path)
 
 
+def test_a_run_that_is_older_than_a_key_had_its_default(tmp_path):
+    record = run_record(build_experiment(config(), 2), Shards)
+    old = {**record, "model": {k: v for k, v in record["model"].items() if k != "stream_scores"}}
+    write_record(tmp_path, old)
+    check_workdir(tmp_path, record)
+    assert load_experiment(tmp_path)[0].model.stream_scores is False
+    other = build_experiment(config(model__stream_scores=True), 2)
+    with pytest.raises(ValueError, match=r"model\.stream_scores: False there, True here"):
+        check_workdir(tmp_path, run_record(other, Shards))
+
+
 def test_a_workdir_of_another_run_is_refused_with_the_keys(tmp_path, capsys):
     record = run_record(build_experiment(config(), 2), Shards)
     check_workdir(tmp_path, record)  # an empty workdir takes any run
