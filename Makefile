@@ -40,7 +40,7 @@ notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py
 
 $(VENV)/.run: pyproject.toml
-	$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(KNOWN) && $(PYTHON) -m venv --clear $(VENV); }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(KNOWN) && $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]"
 	touch $@
 
