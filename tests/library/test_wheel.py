@@ -82,5 +82,5 @@ def test_the_blocks_of_the_document_run_from_it(python, sprites, tmp_path):
     summary = json.loads((tmp_path / "runs/clips/evaluation/1x1-split1/summary.json").read_text())
     assert summary["num_clips"] == 6
     predictions = json.loads((tmp_path / "runs/clips/predictions/predictions.json").read_text())
-    assert len(predictions) == 2
+    assert len(predictions["videos"]) == 2
     assert (tmp_path / "shards" / "mine" / "dataset.json").exists()
