@@ -147,8 +147,8 @@ def _read_info(directory: Path) -> dict:
     if not path.is_file():
         raise ValueError(
             f"{directory}: no dataset.json, so no complete data set; "
-            f"data/prepare.py --dataset=... --out={directory} makes it, and continues where it "
-            "stopped (each config has its command at its head; for the quickstart, make demo)"
+            f"run data/prepare.py --dataset=... --out={directory} (it continues where it stopped; "
+            "each config has its command at its head; for the quickstart, make demo)"
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8"))

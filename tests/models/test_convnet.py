@@ -49,4 +49,6 @@ def test_convnet_normalizes_by_the_batch_in_training_only(convnet):
     np.testing.assert_allclose(loud, quiet, atol=0.02)
     assert moved["batch_stats"]["norm1"]["var"].min() > 1
     tested, _ = apply(variables, image, False)
-    np.testing.assert_allclose(apply(variables, image * 10, False)[0], tested * 10, rtol=1e-3)
+    louder, _ = apply(variables, image * 10, False)
+    # What is next to the ReLU's zero has cancelled, and rounds as threads divide the sums.
+    np.testing.assert_allclose(louder, tested * 10, rtol=1e-3, atol=1e-5)
