@@ -1,6 +1,7 @@
 """Checkpoints of a run: orbax, wrapped here and nowhere else."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,9 +43,9 @@ class Checkpoints:
     def __init__(self, folder: Path, clean: bool = False):
         self._folder = folder
         self._kept = _LatestAndBest()
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._kept, create=True, cleanup_tmp_directories=clean
-        )
+        if clean and jax.process_index() == 0:
+            _remove_cut_off(folder)
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self):
@@ -117,6 +118,17 @@ class Checkpoints:
                 f"{self._folder / str(step)}: damaged, or of another version ({reason}); remove "
                 "it to go on from the one before, or take another --workdir"
             ) from error
+
+
+def _remove_cut_off(folder: Path) -> None:
+    """Removes what saves that were cut off have left.
+
+    orbax would do so on a thread that its `close` does not wait for: a run refused meanwhile would
+    end in that thread's traceback.
+    """
+    for path in folder.glob("*"):
+        if ocp.utils.is_tmp_checkpoint(path):
+            shutil.rmtree(path)
 
 
 def _present(state: TrainState, parts: Sequence[str]) -> list[str]:

@@ -69,9 +69,12 @@ def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
     """orbax writes beside the final name; a folder that was never renamed is not counted."""
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state(1, 1.0), History())
-    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "2.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     with Checkpoints(tmp_path) as again:
         assert again.latest_step == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2.orbax-checkpoint-tmp"}
+    with Checkpoints(tmp_path, clean=True):
+        assert {path.name for path in tmp_path.iterdir()} == {"1"}  # at once, on no thread
 
 
 def test_the_best_is_kept_beside_the_latest_and_can_be_read(tmp_path):
