@@ -144,8 +144,8 @@ def _predict(workdir: Path, mode: str) -> None:
     with extra("train,prepare"):
         from stpyramid_jax.evaluation import predict
 
-    out, overlay = (Path(name.value) if name.value else None for name in (_OUT, _OVERLAY))
-    for found in predict.predict(workdir, _VIDEO.value, out, _TIMELINE.value, overlay):
+    asked = _VIDEO.value, _OUT.value, _TIMELINE.value, _OVERLAY.value
+    for found in predict.predict(workdir, *asked):
         print(predict.table(found), flush=True)
 
 

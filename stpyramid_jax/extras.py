@@ -1,7 +1,9 @@
 """Packages that come with the extras of this one (`[train]`, `[prepare]`, ...; pyproject.toml)."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -23,3 +25,20 @@ def extra(names: str) -> Iterator[None]:
         raise ModuleNotFoundError(
             f"{error.name} is not installed: pip install 'stpyramid-jax[{names}]'", name=error.name
         ) from None
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Within, a package that was not imported yet counts as not installed.
+
+    For the import of another one that would import it, where it is, for what is not needed here.
+    """
+    modules: dict[str, Any] = sys.modules
+    if name in modules:
+        yield
+        return
+    modules[name] = None
+    try:
+        yield
+    finally:
+        del modules[name]

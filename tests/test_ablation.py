@@ -55,6 +55,14 @@ def test_rows_with_the_name_of_a_model_are_that_model(row):
     assert (found.snippets, found.temporal_fusion) == (3 if row in "CD" else 1, "stcb")
 
 
+def test_scores_of_streams_beside_the_pyramid_are_of_no_row():
+    config = quickstart.get_config("model=D")
+    config.model.stream_scores = True
+    for row in ("A", "D"):
+        with pytest.raises(ValueError, match=r"^model\.stream_scores=True: no row .* leave it out"):
+            ablation.row_experiment(config.to_dict(), ROWS[row], 0, num_classes=2)
+
+
 def test_columns_of_the_paper():
     """Which streams, how many snippets: by the words of the tables."""
     for title, rows in TABLES.items():

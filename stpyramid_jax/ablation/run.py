@@ -89,8 +89,13 @@ def row_experiment(config: Mapping[str, Any], row: Row, seed: int, num_classes: 
     """The experiment of a row and a seed; weights are given to the streams that it has.
 
     Raises:
-      ValueError: as `build_experiment`.
+      ValueError: as `build_experiment`, or the streams' scores are asked for beside the pyramid's.
     """
+    if config["model"].get("stream_scores"):
+        raise ValueError(
+            "model.stream_scores=True: no row of the ablation has it; leave it out here, and train "
+            "that network without --mode=ablation"
+        )
     given = {**config, "seed": seed, "model": {**config["model"], **row.model}}
     experiment = build_experiment(given, num_classes)
     used = {"spatial": experiment.model.uses_rgb, "temporal": experiment.model.uses_flow}

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.stats import binomtest
 
 _DRAWS = 10_000
 
@@ -69,6 +68,8 @@ def mcnemar(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"]) -> fl
     Args:
       first: whether one model has the clip right; `second`, the other.
     """
+    from scipy.stats import binomtest  # half a second, which only this needs
+
     only_first = int((first & ~second).sum())
     differing = only_first + int((second & ~first).sum())
     return float(binomtest(only_first, differing).pvalue) if differing else 1.0

@@ -33,11 +33,11 @@ class Prediction:
 
 
 def predict(
-    workdir: Path,
-    videos: str,
-    out: Path | None = None,
+    workdir: str | Path,
+    videos: str | Path,
+    out: str | Path | None = None,
     timeline: bool = False,
-    overlay: Path | None = None,
+    overlay: str | Path | None = None,
 ) -> Iterator[Prediction]:
     """Predicts one video after the other, and at the end writes `predictions.json` to `out`.
 
@@ -58,11 +58,12 @@ def predict(
         be; after all videos are done, a line for each that does not decode or is too short, or
         whose timeline or overlay failed.
     """
-    paths = find_videos(videos)
+    paths, workdir = find_videos(str(videos)), Path(workdir)
+    overlay = Path(overlay) if overlay else None
     if overlay:
         _check_overlay(overlay, paths)
     experiment, dataset = load_experiment(workdir)
-    out = out or workdir / "predictions"
+    out = Path(out) if out else workdir / "predictions"
     _make_folder("--out", out)
     if overlay:
         _make_folder("--overlay", overlay.parent)

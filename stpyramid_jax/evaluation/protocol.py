@@ -110,7 +110,7 @@ def validator(experiment: Experiment, shards: Shards) -> Callable[[Any, np.ndarr
     return validate
 
 
-def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
+def evaluate(experiment: Experiment, shards: Shards, workdir: str | Path) -> Path:
     """Scores the test part of the split and writes the report, in the first process.
 
     The checkpoint is the run's best where clips were held out to tell it, else the latest.
@@ -122,6 +122,7 @@ def evaluate(experiment: Experiment, shards: Shards, workdir: Path) -> Path:
       ValueError: the workdir holds no checkpoint, one of another model or data set, or, without
         `evaluation.force`, one that was trained on clips of this test part.
     """
+    workdir = Path(workdir)
     check_workdir(workdir, run_record(experiment, shards), free=("data.split", "data.validation"))
     mesh = make_mesh()
     trained = load_trained(experiment, workdir, mesh)

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from stpyramid_jax import disk
+from stpyramid_jax.extras import without
 from stpyramid_jax.progress import say
+
+with without("torch"):  # its import takes seconds, and no tensors of PyTorch's are logged here
+    import tensorboardX
 
 # Figures of `Interval` that are no metrics of the step: a group of their own in TensorBoard.
 _SPEED = (

@@ -55,7 +55,10 @@ class Run(NamedTuple):
 
 
 def train(
-    experiment: Experiment, shards: Shards, workdir: Path, validate: Validate | None = None
+    experiment: Experiment,
+    shards: Shards,
+    workdir: str | Path,
+    validate: Validate | None = None,
 ) -> TrainState:
     """Trains to `training.steps`, from the latest checkpoint in the workdir if there is one.
 
@@ -74,7 +77,7 @@ def train(
       OSError: a checkpoint cannot be written.
       Interrupted: the run was asked to stop, and has written a checkpoint.
     """
-    record = run_record(experiment, shards)
+    workdir, record = Path(workdir), run_record(experiment, shards)
     check_workdir(workdir, record)
     mesh = make_mesh(experiment.mesh)
     _check_batch(experiment, mesh)

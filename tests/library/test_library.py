@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import tomllib
 import pytest
 
 import stpyramid_jax
-from stpyramid_jax.extras import extra
+from stpyramid_jax.extras import extra, without
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -163,6 +164,23 @@ def test_an_extra_changes_no_other_error():
     inner = re.escape("no_such_package is not installed: pip install 'stpyramid-jax[interop]'")
     with pytest.raises(ModuleNotFoundError, match=inner), extra("train"), extra("interop"):
         importlib.import_module("no_such_package.part")
+
+
+def test_what_is_left_out_is_there_afterwards(tmp_path, monkeypatch):
+    (tmp_path / "left_out.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with without("left_out"), pytest.raises(ModuleNotFoundError, match="left_out"):
+        importlib.import_module("left_out")
+    importlib.import_module("left_out")
+    with without("left_out"):
+        importlib.import_module("left_out")  # was imported before: stays
+
+
+def test_training_imports_no_pytorch(tmp_path):
+    """TensorBoard's writer would, where there is one, for seconds."""
+    (tmp_path / "torch.py").write_text("raise AssertionError")
+    program = [sys.executable, "-c", "import stpyramid_jax.training.loop"]
+    subprocess.run(program, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
