@@ -36,7 +36,16 @@ ALLOWED = {
         "progress",
         "disk",
     },
-    "training": {"ops", "models", "input", "experiment", "progress", "performance", "disk"},
+    "training": {
+        "ops",
+        "models",
+        "extras",
+        "input",
+        "experiment",
+        "progress",
+        "performance",
+        "disk",
+    },
     "evaluation": {
         "ops",
         "models",
