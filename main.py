@@ -1,10 +1,11 @@
-"""Trains, evaluates and applies the pyramid, on shards that data/prepare.py has made of videos.
+r"""Trains, evaluates and applies the pyramid, on shards that data/prepare.py has made of videos.
 
 Train, then evaluate (the same again continues); evaluate; the paper's tables over seeds:
 
-    python main.py --config=configs/quickstart.py --workdir=ckpt
-    python main.py --config=configs/quickstart.py --workdir=ckpt --mode=evaluate
-    python main.py --config=configs/quickstart.py --workdir=ablation --mode=ablation --seeds=0,1,2
+    python main.py --config=configs/quickstart.py --workdir=demo/run
+    python main.py --config=configs/quickstart.py --workdir=demo/run --mode=evaluate
+    python main.py --mode=ablation --config=configs/quickstart.py --workdir=demo/ablation \
+      --seeds=0,1,2,3,4
 
 Of what is trained: classes of videos, one program to serve, weights for PyTorch:
 

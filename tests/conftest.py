@@ -1,5 +1,6 @@
 """Eight CPU devices, no silent broadcasting of ranks, and the data that tests share."""
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -9,12 +10,14 @@ from pathlib import Path
 import jax
 import pytest
 
-# Most of the time of these tests is compiling: let LLVM not try hard, which halves it, and XLA take
-# its earlier emitters, which takes a third of that. (Since jax 0.11 there are no others.)
-QUICKLY = "--xla_backend_optimization_level=0"
+# Most of the time of these tests is compiling: let LLVM not try hard, which halves it, with a
+# module in one piece, and XLA take its earlier emitters, which takes a third of that. (Since
+# jax 0.11 there are no others.) Tracing makes many objects and few cycles.
+QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICKLY)  # read when the devices are first asked for
+gc.set_threshold(100_000, 50, 50)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

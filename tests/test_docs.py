@@ -79,7 +79,7 @@ SHORTER = {
 }
 
 
-# One command trains and evaluates SqueezeNet, one the quickstart; the others need not.
+# One run is of SqueezeNet, whose weights PyTorch knows; the others need not be.
 SMALLER = ["--config.model.backbone=convnet", "--config.model.partial_bn=False"]
 
 # Most of the time is compiling, of which some is common to several commands.
@@ -281,13 +281,11 @@ def _shortened(line, place):
         more = [*more, *SMALLER]
         if "training.weights=squeezenet" in line:
             more.append("--config.training.weights=")
-        if "--mode=ablation" in line:  # one row: D, which probe.py looks at, or the last one named
-            row = re.search(r"--rows=\S*?(\w+) ", line)
+        if "--mode=ablation" in line:  # one row: D, which probe.py looks at, or the first one named
+            row = re.search(r"--rows=(\w+)", line)
             more += ["--seeds=0", f"--rows={row[1] if row else 'D'}"]
-        elif "configs/quickstart.py --workdir=ckpt" not in line:
-            more.append("--mode=train")
-    elif program == "main.py" and configured and "--mode" not in line:
-        more = [*more, "--mode=train"]  # the next command evaluates it
+    if program == "main.py" and configured and "--mode" not in line and "quickstart" not in line:
+        more.append("--mode=train")  # one of them is evaluated besides
     # The documents call every workdir `ckpt`; a workdir holds one run.
     arguments = [re.sub(r"=ckpt$", f"=ckpt-{_data(line)}", part) for part in arguments]
     filled = ([*map(str, place.glob(part))] if "*" in part else [part] for part in arguments)
@@ -299,7 +297,7 @@ def _rank(line, order):
 
 
 def _data(line):
-    return next((name for name in ("ucf10.", "hmdb51", "quickstart") if name in line), "ucf101")
+    return next((name for name in ("ucf10.", "hmdb51") if name in line), "ucf101")
 
 
 def test_make_demo_is_what_the_documents_have():

@@ -29,12 +29,12 @@ MEGABYTES = 1.5
 # Sizes of the notebooks as tests run them: what is learnt, other tests see to.
 SMALLER = {
     "quickstart.ipynb": {
-        '{"train": 40, "test": 10} if ON_CPU': '{"train": 15, "test": 5} if ON_CPU',
-        "STEPS = 120 if ON_CPU": "STEPS = 40 if ON_CPU",
+        '{"train": 40, "test": 10} if ON_CPU': '{"train": 5, "test": 3} if ON_CPU',
+        "STEPS = 120 if ON_CPU": "STEPS = 20 if ON_CPU",
     },
     "explore.ipynb": {
-        "--train=40 --test=10": "--train=15 --test=5",
-        "training.steps=200 '--config.optimizer.boundaries=(150,)'": "training.steps=40",
+        "--train=40 --test=10": "--train=5 --test=3",
+        "training.steps=200 '--config.optimizer.boundaries=(150,)'": "training.steps=20",
         "shards.videos[clip].frames, 60": "shards.videos[clip].frames, 24",
     },
     "train_ucf101_tpu.ipynb": {

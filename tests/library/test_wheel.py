@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICKLY, ROOT
 from tests.library.blocks import blocks
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_the_blocks_of_the_document_run_from_it(python, sprites, tmp_path):
     (tmp_path / "program.py").write_text("\n".join([where, *core, *extras]))
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICKLY,
         "JAX_NUM_CPU_DEVICES": "2",
     }
     environment.pop("PYTHONPATH", None)
