@@ -37,6 +37,7 @@ SMALLER = {
         "training.steps=200 '--config.optimizer.boundaries=(150,)'": "training.steps=20",
         "shards.videos[clip].frames, 60": "shards.videos[clip].frames, 24",
     },
+    "stcb.ipynb": {"steps: int = 150": "steps: int = 10"},
     "train_ucf101_tpu.ipynb": {
         'steps=80", "--config.optimizer.boundaries=(60,)': "steps=30",
     },

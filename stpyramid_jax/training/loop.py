@@ -32,7 +32,13 @@ from stpyramid_jax.training.interval import Interval
 from stpyramid_jax.training.logging import RunLog
 from stpyramid_jax.training.optimizer import make_optimizer, multipliers, schedule
 from stpyramid_jax.training.sharding import make_mesh, replicated, shard_batch
-from stpyramid_jax.training.state import TrainState, abstract_batch, abstract_state, init_state
+from stpyramid_jax.training.state import (
+    TrainState,
+    abstract_batch,
+    abstract_state,
+    init_state,
+    placed,
+)
 from stpyramid_jax.training.step import train_step
 from stpyramid_jax.training.trace import Trace
 from stpyramid_jax.training.validation import hold_out
@@ -125,11 +131,10 @@ def _begin(run: Run) -> tuple[TrainState, History]:
     state = init(_keys(experiment.seed)[1])
     check_frozen(experiment.model, state.params, weights)
     state = with_weights(state, weights) if weights else state
-    places = jax.tree.map(lambda x: x.sharding, abstract_state(experiment, run.mesh))
     shards, split = run.shards, experiment.data.split
     clips = tuple(shards.videos[number].name for number in run.training)
     seen = Seen(shards.name, shards.digest, split, clips)
-    return jax.device_put(state, places), History(seen=(*earlier, seen))
+    return jax.device_put(state, placed(state, run.mesh)), History(seen=(*earlier, seen))
 
 
 def _check_seen(run: Run, earlier: tuple[Seen, ...]) -> None:

@@ -78,19 +78,26 @@ def init_state(experiment: "Experiment", key: jax.Array) -> TrainState:
     )
 
 
-def abstract_state(
-    experiment: "Experiment", mesh: jax.sharding.Mesh, divide: bool = True
-) -> TrainState:
-    """Shapes, dtypes and shardings of a state, without computing one.
+def placed(state: TrainState, mesh: jax.sharding.Mesh, divide: bool = True) -> TrainState:
+    """The sharding of each array of a state, or of its shapes.
 
     Parameters and optimizer state are divided over the mesh's axis `model`, unless told not to be.
     """
+    places = jax.tree.map(lambda _: replicated(mesh), state)
+    if not divide:
+        return places
+    return places.replace(
+        params=divided(state.params, mesh), opt_state=divided(state.opt_state, mesh)
+    )
+
+
+def abstract_state(
+    experiment: "Experiment", mesh: jax.sharding.Mesh, divide: bool = True
+) -> TrainState:
+    """Shapes, dtypes and shardings of a state, without computing one; `divide` as in `placed`."""
     shapes = jax.eval_shape(functools.partial(init_state, experiment), jax.random.key(0))
-    places = jax.tree.map(lambda _: replicated(mesh), shapes)
-    if divide:
-        places = places.replace(
-            params=divided(shapes.params, mesh), opt_state=divided(shapes.opt_state, mesh)
-        )
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        placed(shapes, mesh, divide),
     )

@@ -162,14 +162,14 @@ def test_scores_beside_the_pyramid_learn_by_losses_of_their_own():
     """What the pyramid alone learns from does not change; each stream's scores learn as well."""
     beside, alone = (model_of("D", dropout=0.0, stream_scores=given) for given in (True, False))
     batch = batch_of(beside)
-    variables = beside.init(jax.random.key(0), batch, train=False)
+    variables = jax.jit(lambda key: beside.init(key, batch, train=False))(jax.random.key(0))
 
     def gradients(model):
         def loss(params):
             outputs = model.apply({**variables, "params": params}, batch, train=False)
             return loss_fn(outputs, batch["label"])
 
-        return jax.grad(loss)(variables["params"])
+        return jax.jit(jax.grad(loss))(variables["params"])
 
     one, two = gradients(beside), gradients(alone)
     for part in ("head", "attention"):
