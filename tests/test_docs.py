@@ -341,6 +341,7 @@ def test_the_readmes_example():
     assert scope["fused"].shape == (8, 7, 7, 4096)
 
 
+@pytest.mark.slow
 def test_the_models_example_says_what_it_prints():
     (block,) = (b for b in blocks() if (b.page, b.language) == ("docs/model.md", "pycon"))
     example = doctest.DocTestParser().get_doctest(block.text, {}, block.page, None, None)

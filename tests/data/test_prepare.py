@@ -54,6 +54,7 @@ def tree(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_among_its_workers_and_called_again(clips, tmp_path, call):
     command = [sys.executable, "data/prepare.py", *flags(clips, tmp_path / "out", "--workers=2")]
     with subprocess.Popen(command, cwd=ROOT) as process:

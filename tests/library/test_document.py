@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 
 from tests.library.blocks import blocks
 
 
+@pytest.mark.slow
 def test_the_blocks_that_need_no_extra():
     scope = {}
     with jax.numpy_rank_promotion("allow"):  # as in a user's program

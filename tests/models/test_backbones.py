@@ -230,6 +230,7 @@ def kept(name, remat):
     return sum(x.size * x.dtype.itemsize for x in residuals) - 4 * count(variables["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bn_inception", "vgg16_bn", "resnet50", "squeezenet", "convnet"])
 def test_remat_keeps_less_under_the_same_names(name):
     assert jax.tree.structure(shapes_of(name, remat=True)) == jax.tree.structure(shapes_of(name))

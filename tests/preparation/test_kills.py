@@ -48,6 +48,7 @@ def start():
     return start
 
 
+@pytest.mark.slow
 def test_killed_at_any_commit_and_run_again_is_unbroken(clips, unbroken, tmp_path, start):
     expected = tree(unbroken)
     for moment in range(100):

@@ -269,6 +269,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(clip_norm):
     jax.tree.map(close, before.params, whole.params, parts.params)
 
 
+@pytest.mark.slow
 def test_statistics_go_from_part_to_part_in_order():
     """As if the parts, every second row from one on, were batches of their own."""
     model = model_of("spatial", dropout=0.0)
@@ -369,6 +370,7 @@ def test_metrics_tell_norms_by_part_and_the_rate_of_the_step():
     assert "attention_entropy" not in without
 
 
+@pytest.mark.slow
 def test_frozen_norms_have_no_part_in_the_norms():
     """All of a stream's gradient but that of the frozen norms, computed without a step."""
     model = model_of("spatial", dropout=0.0, partial_bn=True)

@@ -57,6 +57,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_streams_trained_alone_start_the_pyramid(tmp_path, capsys):
     """Each stream with its statistics and units, bit for bit; all else as it was drawn."""
     (tmp_path / "rgb").mkdir()
